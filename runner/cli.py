@@ -1,0 +1,261 @@
+"""Arguments, dispatch, and the one place where exceptions become a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from runner import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+COMMANDS = ("run", "plan", "validate", "schema", "doctor")
+
+DESCRIPTION = """\
+runner executes a workflow written in YAML against a Kubernetes cluster: build an image, apply manifests,
+wait until ready, forward a port, verify that it answers, delete. It leaves nothing behind.
+"""
+
+EXAMPLES = """\
+examples:
+  runner workflows/pod.yaml                 run a workflow (the same as: runner run workflows/pod.yaml)
+  runner plan workflows/pod.yaml            show what it would do; touches nothing
+  runner plan --format sh workflows/pod.yaml > pod.sh     the same job as a bash script
+  runner validate workflows/                check all workflows of a folder
+  runner doctor                             what this machine has, and what is missing
+  runner run app.yaml --set tag=dev -n demo --keep-on-failure
+
+exit codes: 0 passed, 1 a step failed, 2 usage or invalid workflow, 3 cannot start, 4 deadline reached,
+5 passed but something could not be removed, 70 bug in runner, 128+N ended by signal N after cleanup
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; answers the exit code."""
+    try:
+        return _main(argv)
+    except BrokenPipeError:
+        _forget_stdout()
+        return 1
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # the reader of stdout left, as `head` does
+            _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    """Send what is still in its buffer nowhere: otherwise the interpreter complains at its end, with code 120."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:  # without argparse: half of the start-up time
+        sys.stdout.write(f"runner {__version__}\n")
+        return 0
+    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        arguments.insert(0, "run")
+    parser, commands = _parsers()
+    if arguments and arguments[0] in commands:
+        # Not by the main parser: only a parser of its own takes options between files.
+        options = commands[arguments[0]].parse_intermixed_args(arguments[1:])
+        return _guarded(options)
+    parser.parse_args(arguments)
+    parser.print_help()
+    return 2
+
+
+def _guarded(options: Namespace) -> int:
+    import errno
+
+    from runner.errors import CannotStart, ExitCode, InvalidWorkflow, RunnerError
+
+    try:
+        code = _dispatch(options)
+        try:
+            sys.stdout.flush()  # here a full disk has words
+        except BrokenPipeError:
+            _forget_stdout()
+        return code
+    except InvalidWorkflow as error:
+        _report_problems(error, options)
+        return error.code
+    except RunnerError as error:
+        _report_error(error, options)
+        return error.code
+    except BrokenPipeError:
+        _forget_stdout()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE):
+            _report_bug(error)
+            return ExitCode.BUG
+        _forget_stdout()
+        _report_error(CannotStart(f"this machine refuses: {error}"), options)
+        return ExitCode.CANNOT_START
+    except Exception as error:  # noqa: BLE001 - whatever is left is a bug
+        _report_bug(error)
+        return ExitCode.BUG
+
+
+def _dispatch(options: Namespace) -> int:
+    from importlib import import_module
+
+    code: int = import_module(f"runner.commands.{options.command}").run(options)
+    return code
+
+
+def _report_problems(error: object, options: Namespace) -> None:
+    from runner.errors import InvalidWorkflow
+    from runner.reports import json_report, problems, terminal
+
+    assert isinstance(error, InvalidWorkflow)  # noqa: S101 - for the type checker
+    if getattr(options, "output", "text") == "json":
+        terminal.write(sys.stdout, json_report.render_problems(error.problems))
+    else:
+        style = terminal.Style.of(sys.stderr)
+        terminal.write(sys.stderr, problems.render(error.problems, colour=style.colour, unicode=style.unicode))
+
+
+def _report_error(error: object, options: Namespace) -> None:
+    from runner.errors import RunnerError
+
+    assert isinstance(error, RunnerError)  # noqa: S101 - for the type checker
+    if getattr(options, "output", "text") == "json":
+        from runner.reports import json_report, terminal
+        from runner.result import RunResult
+
+        result = RunResult("", (), 0.0, error=error.message, hint=error.hint)
+        terminal.write(sys.stdout, json_report.render(result, int(error.code)))
+    else:
+        from runner.reports import terminal
+
+        hint = f"  try: {error.hint}\n" if error.hint else ""
+        terminal.write(sys.stderr, f"runner: {error.message}\n{hint}")
+
+
+def _report_bug(error: Exception) -> None:
+    import traceback
+
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    sys.stderr.write(f"runner: this is a bug in runner {__version__}; please report it with the lines above\n")
+
+
+def _parser_class() -> type[ArgumentParser]:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        """Suggests the option that was meant."""
+
+        def error(self, message: str) -> NoReturn:
+            from difflib import get_close_matches
+
+            unknown = [word for word in message.split() if word.startswith("--")][:1]
+            close = get_close_matches(unknown[0], self._option_string_actions, n=1) if unknown else []
+            hint = f" (did you mean {close[0]}?)" if close and message.startswith("unrecognized") else ""
+            super().error(message + hint)
+
+    return Parser
+
+
+def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The parser of the whole, and that of each command."""
+    import argparse
+
+    parser = _parser_class()(
+        prog="runner",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"runner {__version__}")
+    group = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands: dict[str, ArgumentParser] = {}
+
+    def command(name: str, summary: str) -> ArgumentParser:
+        sub = commands[name] = group.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub.set_defaults(command=name)
+        return sub
+
+    run = command("run", "Run workflows; `runner FILE` is short for it.")
+    _files(run)
+    _values(run)
+    _cluster(run)
+    _running(run)
+    _output(run, "print the report as text, or as one JSON object on stdout")
+    plan = command("plan", "Show what a run would do. Touches nothing, needs no cluster.")
+    _files(plan)
+    _values(plan)
+    _cluster(plan)
+    plan.add_argument(
+        "--format", choices=("table", "sh"), default="table", help="a table, or a bash script that does the same"
+    )
+    validate = command("validate", "Check workflow files; all problems at once.")
+    _files(validate)
+    _output(validate, "print problems as text, or as one JSON object")
+    schema = command("schema", "Print the JSON Schema of workflow files, for editors.")
+    schema.add_argument("--reference", action="store_true", help="print the reference page (Markdown) instead")
+    doctor = command("doctor", "Say what this machine has, what a run would use, and what is missing.")
+    _cluster(doctor)
+    _output(doctor, "print findings as text, or as one JSON object")
+    return parser, commands
+
+
+def _files(parser: ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or folders with them")
+
+
+def _values(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set an input; repeatable")
+    group.add_argument(
+        "--values", action="append", default=[], metavar="FILE", help="set inputs from a YAML file; repeatable"
+    )
+
+
+def _cluster(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("cluster")
+    group.add_argument("-n", "--namespace", default="", help="use this namespace instead of the workflow's")
+    group.add_argument(
+        "--context", default="", help="the kubeconfig context; naming one allows clusters that are not local"
+    )
+    group.add_argument(
+        "--kubeconfig", default="", metavar="FILE", help="the kubeconfig instead of $KUBECONFIG or ~/.kube/config"
+    )
+    group.add_argument(
+        "--engine", choices=("auto", "kubectl", "podman"), default="auto", help="what runs the manifests"
+    )
+
+
+def _running(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument("--keep", action="store_true", help="leave what the run makes")
+    group.add_argument("--keep-on-failure", action="store_true", help="leave it when the run fails")
+    group.add_argument("--timeout", default="", metavar="DURATION", help="the deadline of each workflow, as 10m")
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="the log on stderr: text or JSON lines"
+    )
+    group.add_argument("--events", default="", metavar="FILE", help="append every event to this file, as JSON lines")
+    volume = group.add_mutually_exclusive_group()
+    volume.add_argument(
+        "-v", "--verbose", action="store_true", help="show commands and the output of children as it comes"
+    )
+    volume.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+
+
+def _output(parser: ArgumentParser, help_: str) -> None:
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help=help_)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

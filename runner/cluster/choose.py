@@ -1,0 +1,126 @@
+"""Which engine a run uses, and the proof that it may: kubectl with a context, podman only when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import shell
+from runner.cluster import guard, kubeconfig
+from runner.cluster.http import ApiError, Unreachable
+from runner.deadline import Deadline
+from runner.errors import CannotStart, CommandResult, TimedOut
+from runner.shell import Command
+
+if TYPE_CHECKING:
+    from runner.cluster.kubeconfig import Selected
+    from runner.cluster.kubectl import Kubectl
+    from runner.cluster.protocol import Cluster, Object
+
+ANSWER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was asked for: engine (`auto`, `kubectl`, `podman`), kubeconfig and context (empty: not named)."""
+
+    engine: str = "auto"
+    kubeconfig: str = ""
+    context: str = ""
+
+
+def engine_of(choice: Choice) -> tuple[str, Selected | None]:
+    """The engine, and the context that it would use. Reads kubeconfigs, starts nothing. Raises `CannotStart`."""
+    if choice.engine == "podman":
+        return "podman", None
+    selected = kubeconfig.select(choice.kubeconfig or None, choice.context or None)
+    if selected:
+        return "kubectl", selected
+    if choice.engine == "kubectl":
+        raise CannotStart(
+            "there is no cluster: no kubeconfig has a current context",
+            hint="start one (kind create cluster), name one with --context, or use --engine podman",
+        )
+    return "podman", None
+
+
+def open_cluster(
+    choice: Choice,
+    folder: Path,
+    note: Callable[[str], None],
+    meanwhile: Callable[[], object] = lambda: None,
+    parent: Deadline | None = None,
+) -> Cluster:
+    """Connect to the chosen engine; refuses clusters that are not proven local and were not named.
+
+    `folder` is private to the run; `meanwhile` is called while the engine's child process starts; `parent` cancels.
+    Raises `CannotStart`; nothing is changed.
+    """
+    _, selected = engine_of(choice)
+    with Deadline(ANSWER_SECONDS, parent) as deadline:
+        if selected is None:
+            from runner.cluster import podman
+
+            if choice.engine == "auto":
+                note("no cluster is configured, so podman runs the manifests (--engine kubectl to insist on a cluster)")
+            return podman.start(folder, deadline)
+        if not shell.find("kubectl"):
+            raise CannotStart("kubectl is not installed", hint="install kubectl, or use --engine podman")
+        return _connect(selected, choice, folder, deadline, meanwhile)
+
+
+def _connect(
+    selected: Selected, choice: Choice, folder: Path, deadline: Deadline, meanwhile: Callable[[], object]
+) -> Kubectl:
+    from runner.cluster.kubectl import Kubectl
+
+    pinned = kubeconfig.pin(selected, folder)
+    try:
+        cluster = Kubectl(selected, pinned)
+    except BaseException:
+        pinned.unlink(missing_ok=True)
+        raise
+    try:
+        meanwhile()
+        cluster.verdict = guard.judge(selected, lambda: _nodes(cluster, selected, deadline), _runner(deadline))
+        if not cluster.verdict.local:
+            if not choice.context:
+                raise guard.refusal(cluster.verdict, selected)
+            _ask(cluster, selected, deadline)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def _nodes(cluster: Kubectl, selected: Selected, deadline: Deadline) -> list[Object]:
+    """The nodes, or none when they may not be listed; `CannotStart` when nobody answers."""
+    try:
+        return cluster.nodes(deadline)
+    except ApiError as error:
+        if error.reason in ("Forbidden", "NotFound"):
+            return []
+        raise _unreachable(selected, error.message) from None
+    except (Unreachable, TimedOut) as error:
+        raise _unreachable(selected, str(error)) from None
+
+
+def _ask(cluster: Kubectl, selected: Selected, deadline: Deadline) -> None:
+    """One request to a cluster that was named, so that an unreachable one is found before anything runs."""
+    try:
+        cluster.api.get("/version", deadline)
+    except (ApiError, Unreachable, TimedOut) as error:
+        raise _unreachable(selected, str(error)) from None
+
+
+def _unreachable(selected: Selected, why: str) -> CannotStart:
+    return CannotStart(
+        f"the cluster of context {selected.context} ({selected.server}) does not answer: {why}",
+        hint="is it running? Choose another with --context NAME, or run without a cluster with --engine podman",
+    )
+
+
+def _runner(deadline: Deadline) -> Callable[[Command], CommandResult]:
+    return lambda command: shell.run(command, deadline)

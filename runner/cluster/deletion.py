@@ -1,0 +1,288 @@
+"""Deleting what is ours, and knowing when it is gone: with every dependent, and never another's object.
+
+Cleanup deletes through the API, not through kubectl, because only there a delete can carry the UID as a precondition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from runner.cluster.discovery import BUILTIN, Resource
+from runner.cluster.http import ApiError
+from runner.cluster.protocol import RUN_LABEL, Gone, Hand, Object, selector_of
+from runner.deadline import Deadline
+from runner.errors import Cancelled, RunnerError, TimedOut
+
+if TYPE_CHECKING:
+    from runner.cluster.kubectl import Kubectl
+    from runner.journal import Undo
+
+# Which kinds an object of a kind may own. Kinds that are not here may own anything (custom resources).
+_OWNS: Final[dict[str, tuple[str, ...]]] = {
+    "Deployment": ("ReplicaSet", "Pod"),
+    "ReplicaSet": ("Pod",),
+    "ReplicationController": ("Pod",),
+    "StatefulSet": ("Pod", "ControllerRevision"),
+    "DaemonSet": ("Pod", "ControllerRevision"),
+    "CronJob": ("Job", "Pod"),
+    "Job": ("Pod",),
+    "Service": ("EndpointSlice",),
+    **dict.fromkeys(
+        [
+            "Pod",
+            "ConfigMap",
+            "Secret",
+            "ServiceAccount",
+            "PersistentVolumeClaim",
+            "Role",
+            "RoleBinding",
+            "Ingress",
+            "NetworkPolicy",
+            "LimitRange",
+            "ResourceQuota",
+            "Endpoints",
+            "EndpointSlice",
+            "Event",
+            "PodDisruptionBudget",
+            "HorizontalPodAutoscaler",
+        ],
+        (),
+    ),
+}
+NOT_FOUND: Final = 404
+CONFLICT: Final = 409
+# Labels that only controllers write.
+_MARKS: Final = frozenset(
+    {"pod-template-hash", "controller-revision-hash", "controller-uid", "batch.kubernetes.io/controller-uid"}
+)
+# Controllers that make new Pods when theirs go: in a hurry they are orphaned first.
+_CONTROLLERS: Final = (
+    "CronJob",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "ReplicationController",
+    "ReplicaSet",
+    "Job",
+)
+_BUILTIN: Final = frozenset((resource.group_version, resource.kind) for resource in BUILTIN)
+_BY_KIND: Final = {resource.kind: resource for resource in BUILTIN}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One object that has to vanish: itself, or a dependent."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.resource.kind.lower()}/{self.name}"
+
+    @property
+    def path(self) -> str:
+        return self.resource.path(self.namespace, quote(self.name))
+
+
+def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadline) -> list[Member]:
+    """An object and every dependent that is reachable by ownerReferences."""
+    meta = live["metadata"]
+    members = [Member(resource, meta.get("namespace", ""), meta["name"], meta["uid"])]
+    if not resource.namespaced:
+        return members
+    default = tuple(kind for kind in _BY_KIND if _BY_KIND[kind].namespaced and kind not in ("Event", "Endpoints"))
+    owners = {meta["uid"]}
+    kinds = _OWNS.get(resource.kind, default)
+    things = [
+        (_BY_KIND[kind], item["metadata"])
+        for kind in kinds
+        for item in cluster.objects(_BY_KIND[kind], meta["namespace"], deadline)
+    ]
+    while True:  # once more for each level: an owner may stand behind what it owns
+        found = [
+            (dependent, own)
+            for dependent, own in things
+            if own["uid"] not in owners and owners & {owner["uid"] for owner in own.get("ownerReferences", ())}
+        ]
+        if not found:
+            return members
+        owners |= {own["uid"] for _, own in found}
+        members += [Member(dependent, own["namespace"], own["name"], own["uid"]) for dependent, own in found]
+
+
+def await_gone(cluster: Kubectl, resource: Resource, namespace: str, name: str, uid: str, deadline: Deadline) -> None:
+    """Return when no object of this UID is there; raises the deadline's exceptions."""
+    query = {"fieldSelector": f"metadata.name={name}"}
+    for objects in cluster.observe(resource, namespace, query, deadline):
+        if all(item["metadata"]["uid"] != uid for item in objects):
+            return
+
+
+def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: Hand) -> None:
+    """`await_gone` for many; a timeout says what keeps the object."""
+    for member in members:
+        hand.waiting(f"{member} to be gone")
+        try:
+            await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
+        except TimedOut as error:
+            why = what_holds(cluster, member)
+            raise TimedOut(
+                f"{error.message}: {member} still exists{why}", reason="timeout", hint=_look(member)
+            ) from None
+
+
+def what_holds(cluster: Kubectl, member: Member) -> str:
+    """Why an object is still there, as the end of a sentence."""
+    with Deadline(2) as deadline:
+        try:
+            live = cluster.api.get(member.path, deadline)
+        except RunnerError:
+            return ""
+    meta = live["metadata"]
+    if finalizers := meta.get("finalizers") or (live.get("spec") or {}).get("finalizers"):
+        return f", held by its finalizers: {', '.join(finalizers)}"
+    if meta.get("deletionGracePeriodSeconds"):
+        return f", ending within its grace period of {meta['deletionGracePeriodSeconds']} s"
+    return "" if meta.get("deletionTimestamp") else ", and is not being deleted"
+
+
+def _look(member: Member) -> str:
+    place = f" --namespace={member.namespace}" if member.namespace else ""
+    return f"kubectl get {member}{place} -o yaml"
+
+
+def undo(cluster: Kubectl, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+    """Fire all deletes, newest first, then wait for each.
+
+    A custom resource is waited for before anything older goes: its controller may have to take a finalizer away.
+    """
+    fired: list[tuple[Undo, list[Member]]] = []
+    for record in reversed(records):
+        try:
+            members = _fire(cluster, record, hand, hurry=hurry)
+            if hurry or (record.api_version, record.kind) in _BUILTIN:
+                fired.append((record, members))
+            else:
+                yield Gone(record, _await(cluster, members, hand))
+        except RunnerError as error:
+            yield Gone(record, error.message)
+            if isinstance(error, Cancelled):
+                return
+    for record, members in fired:
+        yield Gone(record, _await(cluster, members, hand))
+
+
+def _await(cluster: Kubectl, members: Iterable[Member], hand: Hand) -> str:
+    for member in members:
+        try:
+            hand.waiting(f"{member} to be gone")
+            await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
+        except TimedOut:
+            return f"{member} still exists{what_holds(cluster, member)}"
+        except RunnerError as error:
+            return f"{member} may still exist: {error.message}"
+    return ""
+
+
+def _fire(cluster: Kubectl, record: Undo, hand: Hand, *, hurry: bool) -> list[Member]:
+    """Start the deletion of one object, if it is ours; answers who has to vanish."""
+    resource = cluster.discovery.of_manifest(record.api_version, record.kind, hand.deadline)
+    live = _live(cluster, resource, record, hand.deadline)
+    if live is None:
+        return []
+    members = family(cluster, resource, live, hand.deadline)
+    if hurry and resource.kind == "Namespace":
+        _empty(cluster, record.name, hand.deadline)
+    if hurry and resource.kind in _CONTROLLERS:
+        return _orphan_and_end(cluster, members, hand.deadline)
+    _delete(cluster, members[0], hand.deadline, hurry=hurry)
+    return members
+
+
+def _live(cluster: Kubectl, resource: Resource, record: Undo, deadline: Deadline) -> Object | None:
+    """The object, if it exists and is the one that the run made."""
+    try:
+        live: Object = cluster.api.get(resource.path(record.namespace, quote(record.name)), deadline)
+    except ApiError as error:
+        if error.status == NOT_FOUND:  # a kind that is not served any more has no reason with it
+            return None
+        raise
+    meta = live["metadata"]
+    ours = meta["uid"] == record.uid if record.uid else (meta.get("labels") or {}).get(RUN_LABEL) == _run_of(record)
+    return live if ours else None
+
+
+def _run_of(record: Undo) -> str:
+    """The run's id, with which its undo records begin (`RUN/NUMBER`)."""
+    return record.id.rpartition("/")[0]
+
+
+def _delete(
+    cluster: Kubectl, member: Member, deadline: Deadline, *, hurry: bool = False, propagation: str = ""
+) -> None:
+    options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": member.uid}}
+    if propagation or member.resource.kind in _CONTROLLERS:
+        options["propagationPolicy"] = propagation or "Foreground"
+    if hurry and member.resource.kind == "Pod":
+        options["gracePeriodSeconds"] = 1
+    try:
+        cluster.api.request("DELETE", member.path, deadline, options)
+    except ApiError as error:
+        # NotFound: gone meanwhile. Conflict: the name belongs to another object now.
+        if error.status not in (NOT_FOUND, CONFLICT):
+            raise
+
+
+def _orphan_and_end(cluster: Kubectl, members: Sequence[Member], deadline: Deadline) -> list[Member]:
+    """Controllers first, without their dependents, so that nobody makes Pods again; then the Pods, quickly.
+
+    Answers all that has to vanish: the members, and what a controller made while it was being deleted.
+    """
+    found = list(members)
+    for kind in _CONTROLLERS:
+        controllers = [member for member in found if member.resource.kind == kind]
+        selectors = [_selector(cluster, member, deadline) for member in controllers]
+        for member in controllers:
+            _delete(cluster, member, deadline, propagation="Orphan")
+        for member, selector in zip(controllers, selectors, strict=True):
+            await_gone(cluster, member.resource, member.namespace, member.name, member.uid, deadline)
+            if selector:
+                found += _orphans(cluster, member, selector, {item.uid for item in found}, deadline)
+    for member in found:
+        if member.resource.kind not in _CONTROLLERS:
+            _delete(cluster, member, deadline, hurry=True)
+    return found
+
+
+def _selector(cluster: Kubectl, member: Member, deadline: Deadline) -> str:
+    """The labels of a controller's dependents, as a selector; empty when it is gone or has none."""
+    try:
+        live = cluster.api.get(member.path, deadline)
+    except ApiError:
+        return ""
+    return selector_of(((live.get("spec") or {}).get("selector") or {}).get("matchLabels") or {})
+
+
+def _orphans(cluster: Kubectl, owner: Member, selector: str, known: set[str], deadline: Deadline) -> Iterator[Member]:
+    """What a controller made between the listing and its end: without an owner, but with a controller's mark."""
+    for kind in _OWNS.get(owner.resource.kind, ()):
+        for item in cluster.objects(_BY_KIND[kind], owner.namespace, deadline, labelSelector=selector):
+            meta = item["metadata"]
+            marked = _MARKS & (meta.get("labels") or {}).keys()
+            if marked and not meta.get("ownerReferences") and meta["uid"] not in known:
+                yield Member(_BY_KIND[kind], owner.namespace, meta["name"], meta["uid"])
+
+
+def _empty(cluster: Kubectl, namespace: str, deadline: Deadline) -> None:
+    """End all Pods of a namespace that goes, before its own deletion gives them their full grace."""
+    members = [
+        Member(_BY_KIND[kind], namespace, item["metadata"]["name"], item["metadata"]["uid"])
+        for kind in (*_CONTROLLERS, "Pod")
+        for item in cluster.objects(_BY_KIND[kind], namespace, deadline)
+    ]
+    _orphan_and_end(cluster, members, deadline)

@@ -1,0 +1,453 @@
+"""The engine `kubectl`: mutations are kubectl processes, observation goes through one kubectl proxy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from runner.cluster import deletion, diagnosis
+from runner.cluster.discovery import Discovery, Resource
+from runner.cluster.http import Api, ApiError, Unreachable
+from runner.cluster.protocol import (
+    RUN_LABEL,
+    Applied,
+    Backend,
+    Gone,
+    Hand,
+    Manifest,
+    Object,
+    Ref,
+    Selection,
+    name_suffix,
+    render,
+)
+from runner.cluster.proxy import Proxy
+from runner.deadline import Deadline
+from runner.errors import Cancelled, RunnerError, StepFailed, TimedOut
+from runner.journal import Undo
+from runner.shell import Command
+
+if TYPE_CHECKING:
+    from runner.cluster.guard import Verdict
+    from runner.cluster.images import Builder
+    from runner.cluster.kubeconfig import Selected
+
+GONE_STATUS = 410
+
+
+class KubectlDialect:
+    """The argv of kubectl. Pure."""
+
+    engine = "kubectl"
+
+    def apply(self, file: str, namespace: str) -> Command:
+        return Command(("kubectl", "apply", *_namespaced(namespace), f"--filename={file}"))
+
+    def delete(
+        self, selections: Sequence[Selection], grace: int | None, *, ignore_not_found: bool = True
+    ) -> tuple[Command, ...]:
+        return tuple(
+            Command(
+                (
+                    "kubectl",
+                    "delete",
+                    *_objects(selection),
+                    *_namespaced(selection.namespace),
+                    *_deleting(grace, ignore_not_found=ignore_not_found),
+                )
+            )
+            for selection in selections
+        )
+
+    def delete_file(self, file: str, namespace: str, grace: int | None, *, ignore_not_found: bool = True) -> Command:
+        flags = _deleting(grace, ignore_not_found=ignore_not_found)
+        return Command(("kubectl", "delete", *_namespaced(namespace), f"--filename={file}", *flags))
+
+    def describe(self, selection: Selection) -> Command:
+        return Command(("kubectl", "describe", *_objects(selection), *_namespaced(selection.namespace)))
+
+    def wait(self, selection: Selection, until: str, timeout: int) -> Command:
+        known = {"ready": ready_condition, "complete": complete_condition}
+        condition = known[until](selection.kind) if until in known else until
+        return Command(
+            (
+                "kubectl",
+                "wait",
+                *_objects(selection),
+                *_namespaced(selection.namespace),
+                f"--for={condition}",
+                f"--timeout={timeout}s",
+            )
+        )
+
+    def forward(self, target: Selection, ports: Sequence[str], address: str) -> Command:
+        return Command(
+            (
+                "kubectl",
+                "port-forward",
+                f"--address={address}",
+                *_namespaced(target.namespace),
+                f"{target.kind}/{target.names[0]}" if target.names else f"{target.kind}/…",
+                *ports,
+            )
+        )
+
+
+def complete_condition(kind: str) -> str:
+    """What `kubectl wait --for=` calls the completion of a kind: a Job has a condition, a Pod a phase."""
+    is_pod = kind.lower().split(".")[0] in ("pod", "pods", "po")
+    return "jsonpath={.status.phase}=Succeeded" if is_pod else "condition=Complete"
+
+
+def ready_condition(kind: str) -> str:
+    """What `kubectl wait --for=` calls the readiness of a kind."""
+    name = kind.lower().split(".")[0]
+    if name in ("deployment", "deployments", "deploy"):
+        return "condition=Available"
+    if name in ("job", "jobs"):
+        return "condition=Complete"
+    if name in ("statefulset", "statefulsets", "sts", "replicaset", "replicasets", "rs"):
+        return "jsonpath={.status.readyReplicas}"
+    if name in ("crd", "crds", "customresourcedefinition", "customresourcedefinitions"):
+        return "condition=Established"
+    if name in ("persistentvolumeclaim", "persistentvolumeclaims", "pvc"):
+        return "jsonpath={.status.phase}=Bound"
+    if name in ("namespace", "namespaces", "ns"):
+        return "jsonpath={.status.phase}=Active"
+    if name in ("daemonset", "daemonsets", "ds"):
+        return "jsonpath={.status.numberReady}"
+    if name in _READY_WHEN_THERE:
+        return "create"
+    return "condition=Ready"
+
+
+# Kinds without a state: they are ready as soon as they exist.
+_READY_WHEN_THERE = frozenset(
+    {
+        *("configmap", "configmaps", "cm", "secret", "secrets", "service", "services", "svc"),
+        *("serviceaccount", "serviceaccounts", "sa", "role", "roles", "rolebinding", "rolebindings"),
+        *("ingress", "ingresses", "ing", "networkpolicy", "networkpolicies", "netpol", "endpoints", "ep"),
+    }
+)
+
+
+def _namespaced(namespace: str) -> tuple[str, ...]:
+    return (f"--namespace={namespace}",) if namespace else ()
+
+
+def _deleting(grace: int | None, *, ignore_not_found: bool) -> tuple[str, ...]:
+    period = () if grace is None else (f"--grace-period={grace}",)
+    return (*period, *(("--ignore-not-found",) if ignore_not_found else ()), "--wait=false")
+
+
+def _objects(selection: Selection) -> tuple[str, ...]:
+    if selection.names:
+        return tuple(f"{selection.kind}/{name}" for name in selection.names)
+    return (selection.kind, f"--selector={selection.selector}")
+
+
+class Kubectl:
+    """A cluster behind a pinned kubeconfig. Implements `protocol.Cluster`."""
+
+    engine = "kubectl"
+
+    def __init__(self, selected: Selected, pinned: Path) -> None:
+        self.context = selected.context
+        self.namespace = selected.namespace or "default"
+        self.dialect = KubectlDialect()
+        self.environment: dict[str, str | None] = {
+            "KUBECONFIG": str(pinned),
+            "KUBERC": "off",
+            "KUBECTL_KUBERC": "false",
+        }
+        self.verdict: Verdict
+        """Whether the cluster is local and how images reach its nodes; set by whoever judged it."""
+        self._pinned = pinned
+        self._proxy = Proxy(self.environment)
+        self.api = Api(self._proxy.path)
+        self.discovery = Discovery(self.api)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def resource(self, ref: Ref, deadline: Deadline) -> Resource:
+        if ref.api_version:
+            return self.discovery.of_manifest(ref.api_version, ref.kind, deadline)
+        return self.discovery.of_word(ref.kind, deadline)
+
+    def nodes(self, deadline: Deadline) -> list[Object]:
+        items: list[Object] = self.api.get("/api/v1/nodes", deadline)["items"]
+        return items
+
+    def get(self, ref: Ref) -> Object | None:
+        with Deadline(30) as deadline:
+            resource = self.resource(ref, deadline)
+            return self._get(resource, ref.namespace or self.namespace, ref.name, deadline)
+
+    def _get(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> Object | None:
+        try:
+            found: Object = self._patiently("GET", resource.path(namespace, quote(name)), deadline)
+        except ApiError as error:
+            if error.status == deletion.NOT_FOUND:
+                return None
+            raise _failure(f"{resource.kind.lower()}/{name}", error) from None
+        return found
+
+    def _patiently(self, method: str, path: str, deadline: Deadline, body: Mapping[str, Any] | None = None) -> Any:
+        """Ask again after a connection that was cut or a server that is overloaded, until the deadline."""
+        pause = 0.05
+        while True:
+            try:
+                return self.api.request(method, path, deadline, body)
+            except Unreachable:
+                pass
+            except ApiError as error:
+                if error.status not in (429, 502, 503, 504):
+                    raise
+            deadline.pause(pause)
+            pause = min(2.0, pause * 2)
+
+    def objects(self, resource: Resource, namespace: str, deadline: Deadline, **query: str) -> list[Object]:
+        """Objects of a resource; items get the kind and apiVersion that lists leave out."""
+        answer = self._patiently("GET", _with_query(resource.path(namespace), query), deadline)
+        return [_completed(item, resource) for item in answer["items"]]
+
+    def expand(self, selection: Selection) -> list[Ref]:
+        with Deadline(30) as deadline:
+            resource = self.discovery.of_word(selection.kind, deadline)
+            namespace = (selection.namespace or self.namespace) if resource.namespaced else ""
+            names = selection.names or tuple(
+                item["metadata"]["name"]
+                for item in self.objects(resource, namespace, deadline, labelSelector=selection.selector)
+            )
+        return [Ref(resource.kind, name, namespace, resource.group_version) for name in names]
+
+    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
+        resource = self.discovery.of_word(selection.kind, deadline)
+        namespace = selection.namespace or self.namespace
+        query = {}
+        if selection.selector:
+            query["labelSelector"] = selection.selector
+        elif len(selection.names) == 1:
+            query["fieldSelector"] = f"metadata.name={selection.names[0]}"
+        wanted = frozenset(selection.names)
+        for objects in self.observe(resource, namespace, query, deadline):
+            yield [item for item in objects if not wanted or item["metadata"]["name"] in wanted]
+
+    def observe(
+        self, resource: Resource, namespace: str, query: Mapping[str, str], deadline: Deadline
+    ) -> Iterator[list[Object]]:
+        """All objects that match, now and after every change; lists again whenever the watch is lost."""
+        pause = 0.0
+        while True:
+            try:
+                answer = self._patiently("GET", _with_query(resource.path(namespace), query), deadline)
+            except ApiError as error:
+                raise _failure(resource.plural, error) from None
+            objects = {item["metadata"]["uid"]: _completed(item, resource) for item in answer["items"]}
+            yield list(objects.values())
+            version = answer["metadata"]["resourceVersion"]
+            for changed in self._changes(resource, namespace, query, version, objects, deadline):
+                pause = 0.0
+                if changed:
+                    yield list(objects.values())
+            deadline.pause(pause)
+            pause = min(2.0, max(0.05, pause * 2))
+
+    def _changes(
+        self,
+        resource: Resource,
+        namespace: str,
+        query: Mapping[str, str],
+        version: str,
+        objects: dict[str, Object],
+        deadline: Deadline,
+    ) -> Iterator[bool]:
+        """Follow the watch and keep `objects` up to date; ends when the list must be taken again."""
+        while True:
+            follow = {**query, "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version}
+            alive = False
+            try:
+                for event in self.api.stream(_with_query(resource.path(namespace), follow), deadline):
+                    alive = True
+                    item = event["object"]
+                    if event["type"] == "ERROR":
+                        return  # 410 Gone: the version is too old
+                    version = item["metadata"]["resourceVersion"]
+                    if event["type"] == "BOOKMARK":
+                        yield False
+                        continue
+                    uid = item["metadata"]["uid"]
+                    if event["type"] == "DELETED":
+                        objects.pop(uid, None)
+                    else:
+                        objects[uid] = _completed(item, resource)
+                    yield True
+            except ApiError as error:
+                if error.status in (401, 403):
+                    raise
+                return
+            except Unreachable:
+                return
+            if not alive:
+                return  # ended at once: the list is taken again after a pause
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
+        return [], []
+
+    def apply(self, manifests: Sequence[Manifest], namespace: str, hand: Hand) -> list[Applied]:
+        planned = [self._plan(manifest, namespace or self.namespace, hand) for manifest in manifests]
+        file = render((object_ for object_, _, _ in planned), hand.folder)
+        records = {ref: hand.intend(ref) for _, ref, exists in planned if not exists}
+        try:
+            answer = hand.execute(self.dialect.apply(str(file), self._flag(namespace)))
+        except (Cancelled, TimedOut):
+            raise  # its last request may still be on the way: the intents stay, and cleanup looks again
+        except StepFailed:
+            self._record(planned, records, hand)  # some of the objects may have been made
+            raise
+        for ref in _not_created(answer.stdout, [ref for _, ref, _ in planned]):
+            if record := records.pop(ref, None):  # somebody else made it in the meantime
+                hand.unmade(record)
+        uids = self._record(planned, records, hand)
+        if any(ref.kind == "CustomResourceDefinition" for ref in records):
+            self.discovery.forget()
+        return [Applied(ref, uids.get(ref, ""), ref in records) for _, ref, _ in planned]
+
+    def _flag(self, namespace: str) -> str:
+        """The namespace for the command line: none when it is the pinned default, so that manifests may have others."""
+        return "" if namespace == self.namespace else namespace
+
+    def _plan(self, manifest: Manifest, namespace: str, hand: Hand) -> tuple[Object, Ref, bool]:
+        """(the object to apply, its reference, whether it exists); an absent one carries the run's label."""
+        object_ = json.loads(json.dumps(manifest.object))
+        meta = object_["metadata"]
+        resource = self.discovery.of_manifest(object_["apiVersion"], object_["kind"], hand.deadline)
+        if not meta.get("name"):
+            # The name is chosen here, so that it is journalled before the object exists; apply takes no generateName.
+            meta["name"] = meta.pop("generateName") + name_suffix()
+        place = (meta.get("namespace") or namespace) if resource.namespaced else ""
+        ref = Ref(resource.kind, meta["name"], place, resource.group_version)
+        exists = self._get(resource, place, ref.name, hand.deadline)
+        if exists and "deletionTimestamp" in exists["metadata"]:
+            hand.waiting(f"{ref} of before is being deleted")
+            deletion.await_gone(self, resource, place, ref.name, exists["metadata"]["uid"], hand.deadline)
+            exists = None
+        if exists is None:
+            meta["labels"] = {**(meta.get("labels") or {}), RUN_LABEL: hand.run_id}
+        return object_, ref, exists is not None
+
+    def _record(
+        self, planned: Iterable[tuple[Object, Ref, bool]], records: Mapping[Ref, Undo], hand: Hand
+    ) -> dict[Ref, str]:
+        """Read back what exists now; also after a failed apply, which may have made some of the objects."""
+        uids = {}
+        # Not the step's deadline: that may be over, and the journal must know what exists all the same.
+        with Deadline(10) as deadline:
+            for _, ref, _ in planned:
+                live = self._get(self.resource(ref, deadline), ref.namespace, ref.name, deadline)
+                if live:
+                    uids[ref] = live["metadata"]["uid"]
+                if record := records.get(ref):
+                    if live and (live["metadata"].get("labels") or {}).get(RUN_LABEL) == hand.run_id:
+                        hand.made(record, uids[ref])
+                    else:
+                        hand.unmade(record)
+        return uids
+
+    def delete(
+        self, refs: Sequence[Ref], commands: Sequence[Command], hand: Hand, *, wait: bool, ignore_not_found: bool
+    ) -> list[Ref]:
+        existing: list[tuple[Ref, Resource, Object]] = []
+        for ref in refs:
+            resource = self.resource(ref, hand.deadline)
+            place = (ref.namespace or self.namespace) if resource.namespaced else ""
+            live = self._get(resource, place, ref.name, hand.deadline)
+            if live:
+                existing.append((Ref(resource.kind, ref.name, place, resource.group_version), resource, live))
+            elif not ignore_not_found:
+                raise StepFailed(f"{ref} does not exist", reason="NotFound", hint="ignore_not_found: true allows that")
+        family = [
+            member for _, resource, live in existing for member in deletion.family(self, resource, live, hand.deadline)
+        ]
+        for command in commands if existing else ():
+            hand.execute(command)
+        if wait:
+            deletion.await_all_gone(self, family, hand)
+            for ref, _, _ in existing:
+                hand.deleted(ref)
+        return [ref for ref, _, _ in existing]
+
+    def make_namespace(self, name: str, hand: Hand) -> None:
+        """Create a namespace of the run's own, and wait until Pods can be created in it."""
+        object_ = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        self.apply([Manifest(object_, name, 1)], "", hand)
+        hand.waiting(f"the service account of namespace {name}")
+        accounts = Selection("serviceaccount", ("default",), namespace=name)
+        for objects in self.watch(accounts, hand.deadline):
+            if objects:
+                return
+
+    def use_namespace(self, name: str) -> None:
+        """Make this the default, also for kubectl commands that a `run` step starts."""
+        self.namespace = name
+        config = json.loads(self._pinned.read_text())
+        for context in config["contexts"]:
+            context["context"]["namespace"] = name
+        self._pinned.write_text(json.dumps(config))
+
+    def undo(self, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+        return deletion.undo(self, records, hand, hurry=hurry)
+
+    # -- more ---------------------------------------------------------------------------------------------------
+
+    def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
+        if deadline.cancelled:
+            return ""
+        with Deadline(3) as short:  # the step's own may be over
+            try:
+                return diagnosis.explain(self, objects, short)
+            except RunnerError as error:
+                return f"(no diagnostics: {error})"
+
+    def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
+        from runner.cluster.portforward import KubectlBackend
+        from runner.cluster.targets import resolver
+
+        return KubectlBackend(
+            resolver(self, target, port), target.namespace or self.namespace, self.environment, hand, deadline
+        )
+
+    def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
+        from runner.cluster import images
+
+        return images.load(image, archive, self.verdict, hand, builder)
+
+    def close(self) -> None:
+        self.api.close()
+        self._proxy.close()
+        self._pinned.unlink(missing_ok=True)
+
+
+def _with_query(path: str, query: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def _completed(item: Object, resource: Resource) -> Object:
+    return {"apiVersion": resource.group_version, "kind": resource.kind, **item}
+
+
+def _not_created(output: str, refs: Sequence[Ref]) -> list[Ref]:
+    """Those that kubectl found when it came to create them; it says a line for each object, in their order."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    if len(lines) != len(refs):
+        return []
+    return [ref for ref, line in zip(refs, lines, strict=True) if not line.rstrip().endswith(" created")]
+
+
+def _failure(what: str, error: ApiError) -> StepFailed:
+    return StepFailed(f"{what}: {error.message}", reason=error.reason, hint=error.hint)

@@ -1,0 +1,251 @@
+"""What steps talk to: the records and the one protocol that `kubectl.py` and `podman.py` implement."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.deadline import Deadline
+from runner.errors import CommandResult
+from runner.journal import Undo
+from runner.shell import Command
+
+if TYPE_CHECKING:
+    from runner.cluster.images import Builder
+
+# An object as the API server (or a manifest) spells it.
+Object = dict[str, Any]
+
+# The label that says which run made an object.
+RUN_LABEL = "runner/run-id"
+
+
+def name_suffix() -> str:
+    """Five characters, as the API server appends to generateName; chosen here, so that the name can be journalled."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))
+
+
+def selector_of(labels: Mapping[str, str]) -> str:
+    """Labels as a selector: `app=web,tier=db`."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+def render(objects: Iterable[Object], folder: Path) -> Path:
+    """The objects as one private file: documents of JSON, which is YAML."""
+    file = folder / "manifests.yaml"
+    file.touch(mode=0o600)
+    file.write_text("".join(f"---\n{json.dumps(object_, indent=1, default=str)}\n" for object_ in objects))
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One object. `kind` is as the user wrote it (`pod`, `po`, `Pod`); `api_version` is known from manifests only."""
+
+    kind: str
+    name: str
+    namespace: str = ""
+    api_version: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Objects of one kind: those with these names, or all that a label selector matches."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+    selector: str = ""
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        if self.names:
+            return ", ".join(f"{self.kind}/{name}" for name in self.names)
+        return f"{self.kind} -l {self.selector}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One Kubernetes object from a file, with the place where it stands (`workflows/app/pod.yaml:1`)."""
+
+    object: Object
+    file: str
+    line: int
+
+    @property
+    def ref(self) -> Ref:
+        meta = self.object.get("metadata") or {}
+        name = str(meta.get("name") or "")
+        return Ref(self.object["kind"], name, meta.get("namespace") or "", self.object["apiVersion"])
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An object after `apply`: `created` when it was absent before, so that it is ours to delete."""
+
+    ref: Ref
+    uid: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What came of undoing one record: `why` is empty when the object and its dependents are gone."""
+
+    record: Undo
+    why: str = ""
+
+
+class Hand(Protocol):
+    """What a cluster needs from the step on whose behalf it acts; `steps.kind.Context` is one."""
+
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        """A private folder of the step, for rendered files; it exists."""
+
+    @property
+    def deadline(self) -> Deadline: ...
+
+    def execute(self, command: Command, *, check: bool = True) -> CommandResult:
+        """Run a child with the step's environment, logged; with `check`, a non-zero code raises `StepFailed`."""
+
+    def waiting(self, what: str) -> None:
+        """Say what the step waits for; repeated calls with the same words are free."""
+
+    def warn(self, message: str, *, hint: str = "") -> None:
+        """A line that the user should read, although nothing failed."""
+
+    def intend(self, ref: Ref) -> Undo:
+        """Journal an object that is about to be made; answers the record for `made`."""
+
+    def made(self, record: Undo, uid: str) -> None: ...
+
+    def unmade(self, record: Undo) -> None:
+        """It was not made after all."""
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        """An event of the step's, such as `forward restarted`; any thread."""
+
+    def deleted(self, ref: Ref) -> None:
+        """A step deleted this object and saw it gone: it needs no undoing any more, if it was ours."""
+
+
+class Dialect(Protocol):
+    """The argv of an engine: pure functions, shared by `plan` and `run`, so that a plan cannot lie.
+
+    Namespaces may be empty: then the engine's own default holds and no flag is written.
+    """
+
+    engine: str
+
+    def apply(self, file: str, namespace: str) -> Command: ...
+
+    def delete(
+        self, selections: Sequence[Selection], grace: int | None, *, ignore_not_found: bool = True
+    ) -> tuple[Command, ...]: ...
+
+    def delete_file(
+        self, file: str, namespace: str, grace: int | None, *, ignore_not_found: bool = True
+    ) -> Command: ...
+
+    def describe(self, selection: Selection) -> Command:
+        """What a person types to see the state of objects."""
+
+    def wait(self, selection: Selection, until: str, timeout: int) -> Command:
+        """The line that a `wait` stands for. `until` is `condition=Ready`, `delete`, `create`, `jsonpath=…`."""
+
+    def forward(self, target: Selection, ports: Sequence[str], address: str) -> Command:
+        """The line that a `forward` stands for."""
+
+
+class Backend(Protocol):
+    """The far end of a forward: connects to a port of the target, wherever it runs now."""
+
+    port: int
+    """The port number inside the target; names are resolved."""
+
+    def connect(self, deadline: Deadline) -> socket.socket:
+        """A new connection to the target's port. Blocks while the target is being reached again; raises `TimedOut`,
+        `Cancelled`, or `StepFailed` when it cannot come any more.
+        """
+
+    def refused(self, far: socket.socket) -> bool:
+        """Whether this connection, which ended without a byte, was refused by the target: nothing was delivered."""
+
+    def close(self) -> None: ...
+
+
+class Cluster(Protocol):
+    """A place where manifests run. Methods block until the hand's (or the given) deadline and raise its exceptions;
+    what cannot succeed raises `StepFailed` with the sentence, the hint and the details that a reader needs.
+    """
+
+    engine: str
+    """`kubectl` or `podman`."""
+    context: str
+    namespace: str
+    """The namespace that holds when a step names none."""
+    environment: dict[str, str | None]
+    """Laid over the environment of every child: the pinned KUBECONFIG and the like."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    def get(self, ref: Ref) -> Object | None:
+        """The live object, or None."""
+
+    def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
+        """Before anything runs: (what this engine ignores in them: warnings, what it cannot do at all: errors)."""
+
+    def apply(self, manifests: Sequence[Manifest], namespace: str, hand: Hand) -> list[Applied]:
+        """Make the objects exist. Absent ones are labelled with the run's id, intended before and `made` after."""
+
+    def delete(
+        self, refs: Sequence[Ref], commands: Sequence[Command], hand: Hand, *, wait: bool, ignore_not_found: bool
+    ) -> list[Ref]:
+        """Delete exactly these objects, whoever made them, by executing `commands` (the dialect's, as `plan` shows
+        them), and with `wait` return when they and their dependents are gone. Answers those that existed.
+        """
+
+    def make_namespace(self, name: str, hand: Hand) -> None:
+        """Create a namespace of the run's own; returns when Pods can be created in it."""
+
+    def use_namespace(self, name: str) -> None:
+        """Make this the default namespace from now on."""
+
+    def expand(self, selection: Selection) -> list[Ref]:
+        """The objects that a selection means now (names are taken at their word)."""
+
+    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
+        """All matching objects, first as they are now (possibly none), then again after every change.
+        Never polls; ends only by the deadline's exceptions.
+        """
+
+    def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
+        """Diagnostics of these objects for a person: state, the events that matter, last log lines. Never raises."""
+
+    def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
+        """The far end of a forward to `port` (a number or a name) of the target's Pod."""
+
+    def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
+        """Make an image of a builder (or an archive) known to the nodes, under the name kubelet looks for. Answers in
+        words what was done.
+        """
+
+    def undo(self, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+        """Delete what is ours, newest first, with its dependents. `hurry` (after a signal): fire all deletes at once,
+        Pods with a grace of 1 s, owners orphaned before their Pods.
+        """
+
+    def close(self) -> None:
+        """End every child (proxy, forwards) and remove temporary files; harmless twice."""

@@ -1,0 +1,121 @@
+"""`runner plan`: what a run would do, as a table or as a bash script. Touches nothing and needs no cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from runner.cluster import images
+from runner.cluster.choose import Choice, engine_of
+from runner.cluster.images import Builder
+from runner.cluster.kubectl import KubectlDialect
+from runner.cluster.protocol import Dialect
+from runner.commands import files, script
+from runner.commands.sketch import SYMBOL, Planned, draw, known_values, sketch, symbol
+from runner.errors import CannotStart, UsageError
+from runner.shell import quote
+from runner.workflow import Workflow
+
+
+def run(options: Namespace) -> int:
+    """Print the plan; problems of the files are raised as in `run`."""
+    workflows = files.read(options.files)
+    if options.format == "sh" and len(workflows) > 1:
+        raise UsageError("a script is made from one workflow", hint="name one file")
+    for workflow in workflows:
+        values = known_values(workflow, files.values(workflow, options.set, options.values), os.environ)
+        dialect = _dialect(options, workflow, values)
+        values["run.engine"] = dialect.engine
+        namespace = _namespace(options, workflow, values)
+        planned = sketch(workflow, values, dialect, namespace, lru_cache(_builder))
+        if options.format == "sh":
+            context = options.context or str(draw(workflow.context, values) or "")
+            sys.stdout.write(script.render(workflow, planned, dialect.engine, namespace, context, options))
+        else:
+            sys.stdout.write("".join(f"{line}\n" for line in _table(workflow, planned, dialect.engine, namespace)))
+    return 0
+
+
+def _builder(preferred: str) -> Builder:
+    """The builder that a run would use; where there is none, the one that was asked for, so that the plan is whole."""
+    try:
+        return images.find_builder(preferred)
+    except CannotStart:
+        return Builder("docker" if preferred == "auto" else preferred, "", "none is installed")
+
+
+def _dialect(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -> Dialect:
+    asked = options.engine if options.engine != "auto" else workflow.engine
+    context = options.context or str(draw(workflow.context, values) or "")
+    try:
+        engine, _ = engine_of(Choice(asked, options.kubeconfig, "" if SYMBOL.search(context) else context))
+    except CannotStart:
+        engine = "kubectl"
+    if engine == "podman":
+        from runner.cluster.podman_dialect import PodmanDialect
+
+        return PodmanDialect()
+    return KubectlDialect()
+
+
+def _namespace(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -> str:
+    if options.namespace:
+        return str(options.namespace)
+    wanted = workflow.namespace
+    return symbol("run.namespace") if wanted.generate else str(draw(wanted.name, values) or "")
+
+
+def _table(workflow: Workflow, planned: list[Planned], engine: str, namespace: str) -> Iterator[str]:
+    place = _spell(namespace) if namespace else "the context's own"
+    if namespace == symbol("run.namespace"):
+        place = f"a new one, {_spell(str(workflow.namespace.generate))}…"
+    yield f"{workflow.name} ({workflow.file}): engine {engine}, namespace {place}"
+    if workflow.description:
+        yield f"  {workflow.description}"
+    section = ""
+    for number, item in enumerate(planned, 1):
+        if item.step.section != section:
+            section = item.step.section
+            yield f"{section}:"
+        yield from _rows(number, item)
+    keep = {"never": "deleted at the end, newest first", "on_failure": "deleted at the end unless the run fails"}
+    yield f"cleanup: what the run created is {keep.get(workflow.keep, 'kept')}; what existed before is left alone"
+    yield "  $ is executed as it stands (apply from a copy that carries the run's label), ~ is watched through the API"
+
+
+def _rows(number: int, item: Planned) -> Iterator[str]:
+    when = (
+        f"  [skipped: {item.condition} is false]"
+        if item.skipped
+        else f"  [if {item.condition}]"
+        if item.condition
+        else ""
+    )
+    yield f"{number:3}  {_spell(item.name)}{when}"
+    for command in item.commands:
+        first, *more = _spell(quote(command.argv)).splitlines()
+        yield f"       $ {first}"
+        yield from (f"         {line}" for line in more)
+    for line in filter(None, map(_observed, item.equivalent)):
+        first, *more = _spell(line).splitlines()
+        yield f"       ~ {first}" + (" …" if more else "")
+    if item.problem:
+        yield f"       ! {_spell(item.problem)}"
+
+
+def _observed(line: str) -> str:
+    """What an observation stands for, without what a script needs around it: variables, functions with a deadline."""
+    if re.match(r"\w+=", line):
+        return ""
+    if image := re.fullmatch(r"load_image (.*)", line):
+        return f"{image[1]} into the nodes, by ctr, kind, k3d, minikube or docker, as the cluster needs it"
+    return re.sub(r"^(forward \S+|verify \S+ \S+ ('[^']*'|\S+)) ", "", line)
+
+
+def _spell(text: str) -> str:
+    return SYMBOL.sub(lambda match: "${{ " + match.group(1) + " }}", text)

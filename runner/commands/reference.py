@@ -1,0 +1,114 @@
+"""The reference page of the workflow language, made from the declarations of the kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from runner import schema
+from runner.reports import json_report
+from runner.steps import KINDS
+from runner.steps.kind import Kind
+from runner.workflow import ClusterSpec, FileKeys, InputSpec, NamespaceSpec, RetrySpec, StepKeys
+
+_HEAD = """\
+# Reference
+
+Made by `runner schema --reference` from the step kinds themselves; a test keeps it current.
+`schemas/workflow.schema.json` says the same to editors: begin a file with
+`# yaml-language-server: $schema=` and the path of that file.
+
+- A step is a map with exactly one kind and common keys beside it. Paths are relative to the workflow file.
+- Durations are `500ms`, `30s`, `2m`, `1h30m`.
+- A target is `kind/name`, a list of them, or `{kind, name | selector, namespace}`. A string that ends in `.yaml`,
+  `.yml` or `.json` is a file, anything else a reference.
+- A match is `{contains, matches, equals, json}`; `json` compares maps as subsets and lists exactly.
+- `${{ … }}` in a string inserts the value of a [CEL](https://cel.dev) expression just before the step; a string that
+  is one expression keeps its type. `if`, `that` and `fail_if` hold bare CEL.
+- Names in expressions: `inputs.<name>`, `vars.<name>`, `env.<NAME>`, `run.id`, `run.namespace`, `run.engine`,
+  `run.context`, `steps.<id>.outputs.<output>`, `steps.<id>.outcome` (`success`, `failure`, `skipped`, `cancelled`).
+- `if` knows `success()` (the default), `failure()`, `always()` and `cancelled()`.
+"""
+
+
+def page() -> str:
+    """The whole page, as it is committed in `schemas/reference.md`."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield _HEAD
+    yield "## Top level\n"
+    yield from _table(_properties(FileKeys))
+    for title, struct in (("inputs", InputSpec), ("namespace", NamespaceSpec), ("cluster", ClusterSpec)):
+        yield f"\n### `{title}`\n"
+        yield from _table(_properties(struct))
+    yield "\n## Keys of every step\n"
+    yield from _table(_properties(StepKeys))
+    yield "\n### `retry`\n"
+    yield from _table(_properties(RetrySpec))
+    for kind in KINDS.values():
+        yield from _kind(kind)
+    yield "\n## The report as JSON\n"
+    yield (json_report.__doc__ or "").strip()
+
+
+def _properties(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    definitions: dict[str, Any] = {}
+    record = schema.record(struct, struct.__name__, definitions)
+    required = record.get("required", ())
+    return {
+        name: {**value, "required": name in required, "shape": schema.shape(value)}
+        for name, value in record["properties"].items()
+    }
+
+
+def _kind(kind: Kind) -> Iterator[str]:
+    yield f"\n## `{kind.NAME}`\n"
+    yield (kind.__doc__ or "").strip() + "\n"
+    short = f" Short form: `{kind.NAME}:` followed by `{kind.SHORT}`." if kind.SHORT else ""
+    retry = "" if kind.REPEATABLE else " It tries by itself until then and takes no `retry`."
+    yield f"Default timeout: {kind.TIMEOUT}.{retry}{short}\n"
+    yield from _table(_properties(kind.Args))
+    for name, struct in _nested(kind.Args):
+        yield f"\n`{name}`:\n"
+        yield from _table(_properties(struct))
+    yield "\n| output | type | |"
+    yield "|---|---|---|"
+    for name, output in kind.OUTPUTS.items():
+        yield f"| `{name}` | {output.type} | {_cell(output.description)} |"
+    for key, names in kind.EXPRESSIONS.items():
+        yield f"\n`{key}` sees {', '.join(f'`{name}`' for name in names)}."
+
+
+def _nested(struct: type[msgspec.Struct]) -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    """Records that belong to one kind only, such as `request` of `verify`."""
+    for field in msgspec.structs.fields(struct):
+        for candidate in _types(field.type):
+            is_record = isinstance(candidate, type) and issubclass(candidate, msgspec.Struct)
+            if is_record and candidate.__module__ == struct.__module__:
+                yield field.encode_name, candidate
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _types(inner)
+
+
+def _table(properties: Mapping[str, Any]) -> Iterator[str]:
+    yield "| key | value | |"
+    yield "|---|---|---|"
+    for name, value in properties.items():
+        mark = " (required)" if value["required"] else ""
+        default = value.get("default", "")
+        shown = (
+            f" Default: `{str(default).lower() if isinstance(default, bool) else default}`." if default != "" else ""
+        )
+        yield f"| `{name}`{mark} | {_cell(value['shape'])} | {_cell(value.get('description', ''))}{_cell(shown)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

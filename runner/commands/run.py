@@ -1,0 +1,301 @@
+"""`runner run`: validate, choose the cluster, run, clean up, report."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from runner import __version__, engine, shell
+from runner.cluster import images
+from runner.cluster.choose import Choice, engine_of, open_cluster
+from runner.commands import files
+from runner.errors import Cancelled, UsageError
+from runner.events import Events
+from runner.expressions import EvaluationError
+from runner.journal import Journal, new_run_id, state_folder, unfinished
+from runner.result import RunResult, WorkflowResult
+from runner.signals import Signals
+from runner.steps.kind import seconds
+from runner.workflow import NAMESPACE, SHORTEST_SECRET, Workflow, fill, scope_values
+
+# Run folders that are kept for looking back.
+KEPT_RUNS = 50
+
+
+def run(options: Namespace) -> int:
+    """The exit code of the run; raises what keeps it from starting."""
+    timeout = _timeout(options.timeout)
+    _check_namespace(options.namespace)
+    workflows = files.read(options.files)
+    inputs = [files.values(workflow, options.set, options.values) for workflow in workflows]
+    with ExitStack() as stack:
+        shared = _prepare(options, timeout, stack)
+        _hide_secrets(shared.events, workflows, inputs)
+        listen = cache(lambda: _listen(options, shared, stack))
+        with Signals(shared.interrupt, lambda: _left(shared)):
+            result = _run_all(options, workflows, inputs, shared, listen)
+    _report(options, result, shared.events)
+    return result.exit_code
+
+
+def _timeout(text: str) -> float | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", text):
+        raise UsageError(f"--timeout {text}: write a length of time, such as 90s, 10m or 1h30m")
+    if not seconds(text):
+        raise UsageError("--timeout 0 leaves no time at all", hint="leave it out for the workflow's own")
+    return seconds(text)
+
+
+def _check_namespace(name: str) -> None:
+    if name and not re.fullmatch(NAMESPACE, name):
+        raise UsageError(f"--namespace {name}: this cannot be a namespace", hint="use a-z, 0-9 and hyphens")
+
+
+def _prepare(options: Namespace, timeout: float | None, stack: ExitStack) -> engine.Run:
+    run_id = new_run_id()
+    folder = state_folder() / "runs" / run_id
+    journal = Journal(folder)
+    stack.callback(journal.close)
+    stack.callback(engine.tidy, folder)
+    _forget_old_runs(folder.parent)
+    return engine.Run(
+        id=run_id,
+        folder=folder,
+        events=Events(run_id),
+        journal=journal,
+        keep="always" if options.keep else "on_failure" if options.keep_on_failure else "",
+        namespace=options.namespace,
+        timeout=timeout,
+        builder=lru_cache(images.find_builder),
+    )
+
+
+def _listen(options: Namespace, shared: engine.Run, stack: ExitStack) -> None:
+    """Show events from now on, and those that were emitted so far. Its imports take as long as kubectl to start, so it
+    is called in the meantime.
+    """
+    for sink, close in _sinks(options, shared.folder):
+        shared.events.add(sink)
+        stack.callback(close)
+
+
+def _sinks(options: Namespace, folder: Path) -> list[tuple[Any, Any]]:
+    """(sink, how to close it): the run folder, `--events`, and the terminal."""
+    from runner.reports import lines, live, log
+
+    kept = lines.make(folder / "events.jsonl")
+    sinks: list[tuple[Any, Any]] = [(kept, kept.close)]
+    if options.events:
+        asked = lines.make(Path(options.events))
+        sinks.append((asked, asked.close))
+    verbosity: Literal[-1, 0, 1] = 1 if options.verbose else -1 if options.quiet else 0
+    if verbosity == 0 and options.log_format == "text" and _watches(sys.stderr):
+        view = live.make(sys.stderr)
+        sinks.append((view, view.close))
+    else:
+        sinks.append((log.make(sys.stderr, options.log_format, verbosity), lambda: None))
+    return sinks
+
+
+def _watches(stream: TextIO) -> bool:
+    """Whether somebody sees the live view on this stream."""
+    from runner.reports import live
+
+    return live.suits(stream)
+
+
+def _forget_old_runs(folder: Path) -> None:
+    """Keep the newest run folders; one that still has something to undo stays."""
+    for old in sorted(folder.iterdir())[:-KEPT_RUNS]:
+        if not unfinished(old):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _hide_secrets(events: Events, workflows: Sequence[Workflow], inputs: Sequence[Mapping[str, Any]]) -> None:
+    for workflow, values in zip(workflows, inputs, strict=True):
+        for name, value in values.items():
+            if workflow.inputs[name].secret:
+                for leaf in _leaves(value):
+                    events.hide(leaf)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The texts and numbers in a value; shorter ones would mask half of a log."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None and not isinstance(value, bool) and len(str(value)) >= SHORTEST_SECRET:
+        yield str(value)
+
+
+def _run_all(
+    options: Namespace,
+    workflows: Sequence[Workflow],
+    inputs: Sequence[dict[str, Any]],
+    shared: engine.Run,
+    listen: Callable[[], None],
+) -> RunResult:
+    started = time.monotonic()
+    results: list[WorkflowResult] = []
+    try:
+        _start(options, workflows, inputs, shared, listen)
+        for workflow, values in zip(workflows, inputs, strict=True):
+            if shared.signal:
+                break
+            results.append(_run_one(workflow, values, shared))
+    except Cancelled:
+        pass  # a signal before the first step: nothing was made
+    finally:
+        if shared.cluster:
+            shared.cluster.close()
+    result = RunResult(
+        run=shared.id,
+        workflows=tuple(results),
+        seconds=time.monotonic() - started,
+        engine=shared.cluster.engine if shared.cluster else "",
+        context=shared.cluster.context if shared.cluster else "",
+        folder=str(shared.folder),
+        signal=shared.signal,
+        deadline_exceeded=any(workflow.cause == "deadline" for workflow in results),
+    )
+    shared.events.emit("run ended", status=_status(result), code=result.exit_code, seconds=round(result.seconds, 3))
+    return result
+
+
+def _status(result: RunResult) -> str:
+    return "success" if result.exit_code == 0 else "cancelled" if result.signal else "failure"
+
+
+def _start(
+    options: Namespace,
+    workflows: Sequence[Workflow],
+    inputs: Sequence[Mapping[str, Any]],
+    shared: engine.Run,
+    listen: Callable[[], None],
+) -> None:
+    """Connect, and find what would make the run fail before anything is created."""
+    try:
+        choice = _common_choice(options, workflows, inputs)
+        if _needs_cluster(workflows) or (_wants_cluster(options, workflows) and engine_of(choice)[0] == "kubectl"):
+            note = lambda text: shared.events.emit("note", message=text)  # noqa: E731
+            shared.cluster = open_cluster(choice, shared.folder, note, listen, shared.work)
+    finally:
+        listen()
+    cluster = shared.cluster
+    shared.events.emit(
+        "run started",
+        version=__version__,
+        files=[workflow.file for workflow in workflows],
+        engine=cluster.engine if cluster else "none",
+        context=cluster.context if cluster else "",
+        namespace=shared.namespace or (cluster.namespace if cluster else ""),
+        folder=str(shared.folder),
+    )
+    try:
+        for workflow in workflows:
+            for warning in engine.preflight(workflow, shared):
+                shared.events.emit("warning", message=warning, hint="")
+    except BaseException:
+        if cluster:
+            cluster.close()
+        raise
+
+
+def _needs_cluster(workflows: Sequence[Workflow]) -> bool:
+    return any(step.kind.needs_cluster(step.template) for workflow in workflows for step in workflow.all_steps)
+
+
+def _wants_cluster(options: Namespace, workflows: Sequence[Workflow]) -> bool:
+    """Whether a cluster was named, or commands of the workflows would use one."""
+    if options.namespace or options.context or options.kubeconfig or options.engine == "kubectl":
+        return True
+    for workflow in workflows:
+        place = workflow.namespace
+        if place.name or place.generate or workflow.context or workflow.engine == "kubectl":
+            return True
+    return any(step.kind.wants_cluster(step.template) for workflow in workflows for step in workflow.all_steps)
+
+
+def _common_choice(options: Namespace, workflows: Sequence[Workflow], inputs: Sequence[Mapping[str, Any]]) -> Choice:
+    wanted = {_choice(options, workflow, values) for workflow, values in zip(workflows, inputs, strict=True)}
+    if len(wanted) > 1:
+        contexts = ", ".join(sorted(choice.context or choice.engine for choice in wanted))
+        raise UsageError(f"these workflows want different clusters ({contexts})", hint="run them one by one")
+    return wanted.pop()
+
+
+def _choice(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -> Choice:
+    """What the command line and the file ask for; they may not contradict each other."""
+    try:
+        context = str(fill(workflow.context, {f"inputs.{name}": value for name, value in values.items()}) or "")
+    except EvaluationError as error:
+        raise UsageError(f"{workflow.file}: `cluster.context` has no value: {error.message}") from None
+    if context and options.context and context != options.context:
+        raise UsageError(
+            f"{workflow.file} is for the context {context}, and --context says {options.context}",
+            hint="leave out --context, or change `cluster.context`",
+        )
+    if "auto" not in (options.engine, workflow.engine) and options.engine != workflow.engine:
+        raise UsageError(
+            f"{workflow.file} is for the engine {workflow.engine}, and --engine says {options.engine}",
+            hint="leave out --engine, or change `cluster.engine`",
+        )
+    chosen = options.engine if options.engine != "auto" else workflow.engine
+    return Choice(chosen, options.kubeconfig, options.context or context)
+
+
+def _run_one(workflow: Workflow, inputs: Mapping[str, Any], shared: engine.Run) -> WorkflowResult:
+    cluster = shared.cluster
+    facts = {
+        "id": shared.id,
+        "namespace": cluster.namespace if cluster else "",
+        "engine": cluster.engine if cluster else "",
+        "context": cluster.context if cluster else "",
+    }
+    return engine.run_workflow(workflow, shared, scope_values(workflow, inputs, facts))
+
+
+def _left(shared: engine.Run) -> None:
+    """The third signal: say what is left, in the words of a person who has to remove it."""
+    records = shared.journal.records
+    sys.stderr.write(f"\nrunner: left at once; {len(records)} object{'s' if len(records) != 1 else ''} may be left\n")
+    for record in records:
+        sys.stderr.write(f"  {engine.removal(record)}\n")
+    sys.stderr.flush()
+    for child in shell.alive():
+        child.signal(signal.SIGKILL)
+    if shared.cluster:
+        shared.cluster.close()  # the sockets and the copy of the kubeconfig
+
+
+def _report(options: Namespace, result: RunResult, events: Events) -> None:
+
+    from runner.reports import terminal
+
+    if options.output == "json":
+        from runner.reports import json_report
+
+        terminal.write(sys.stdout, events.mask(json_report.render(result)))
+    elif not options.quiet or result.exit_code:
+        from runner.reports import text
+
+        style = terminal.Style.of(sys.stdout)
+        watched = not options.verbose and not options.quiet and options.log_format == "text" and _watches(sys.stderr)
+        watched = watched and sys.stdout.isatty()
+        report = text.render(
+            result, style.colour, terminal.size(sys.stdout).columns, unicode=style.unicode, watched=watched
+        )
+        terminal.write(sys.stdout, events.mask(report))

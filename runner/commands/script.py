@@ -1,0 +1,385 @@
+"""A plan as a bash script that does the same job by itself, cleanup included."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, symbols, variable_of
+from runner.shell import quote
+from runner.workflow import Workflow
+
+_HEAD = """\
+#!/usr/bin/env bash
+# {name}: the job of {file} as plain commands. It needs no runner, and can be changed at will.
+# Commands without a remark are those that runner executes; lines marked `observe` stand for what runner
+# watches through the API. Paths are relative to the folder in which this script was made.
+# shellcheck disable=SC2016 # the scripts of `run` steps stand in single quotes
+set -euo pipefail
+
+undo=()        # what deletes what this script made, newest last
+background=()  # processes that end with the script
+
+cleanup() {{
+  status=$?
+  trap - EXIT INT TERM
+  set +e
+  if ((status != 0 && status < 128)); then on_failure; fi  # not after a signal
+  finally
+  for pid in "${{background[@]}}"; do kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; done
+  for ((i = ${{#undo[@]}} - 1; i >= 0; i--)); do eval "${{undo[i]}}" || status=$((status ? status : 5)); done
+  exit "$status"
+}}
+"""
+
+_TRAPS = """\
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"""
+
+_REMEMBER = """\
+# Objects of a manifest that do not exist yet are deleted at the end.   usage: remember FILE [--namespace=NAME]
+remember() {
+  local file=$1 name
+  shift
+  while read -r name; do
+    [[ -n $name ]] && undo+=("$(printf '%q ' kubectl delete --cascade=foreground --ignore-not-found "$@" "$name")")
+  done < <(comm -23 \\
+    <(kubectl apply --dry-run=client --output=name "$@" --filename="$file" | sort) \\
+    <(kubectl get --ignore-not-found --output=name "$@" --filename="$file" | sort))
+}
+"""
+
+_RETRY = """\
+# usage: retry ATTEMPTS SECONDS COMMAND…
+retry() {
+  local attempts=$1 pause=$2 n
+  shift 2
+  for ((n = 1; n < attempts; n++)); do
+    "$@" && return
+    sleep "$pause"
+  done
+  "$@"
+}
+"""
+
+_FORWARD = """\
+# A port-forward that is started again whenever it dies; returns when it listens.   usage: forward LOCAL COMMAND…
+forward() {
+  local port=$1
+  shift
+  (
+    child=
+    trap 'kill "$child" 2>/dev/null; exit 0' TERM
+    while true; do
+      "$@" >/dev/null 2>&1 &
+      child=$!
+      wait "$child" || sleep 0.2
+    done
+  ) &
+  background+=($!)
+  local end=$((SECONDS + 30))
+  until (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+    ((SECONDS < end)) || { echo "nothing listens on port $port: $*" >&2; return 1; }
+    sleep 0.1
+  done
+}
+"""
+
+_FREE_PORT = """\
+free_port() {
+  local port
+  while port=$((20000 + RANDOM % 10000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+  echo "$port"
+}
+"""
+
+_VERIFY = """\
+# Ask until status (a pattern) and text are as wanted.   usage: verify SECONDS STATUS TEXT curl ARGUMENT…
+verify() {
+  local end=$((SECONDS + $1)) status=$2 text=$3 answer code
+  shift 3
+  while true; do
+    if answer=$("$@" --noproxy '*' --silent --show-error --max-time 5 --write-out '\\n%{http_code}' 2>&1); then
+      code=${answer##*$'\\n'} answer=${answer%$'\\n'*}
+      # shellcheck disable=SC2053 # the status is a pattern
+      if [[ $code == $status && $answer == *"$text"* ]]; then return; fi
+    fi
+    if ((SECONDS >= end)); then
+      printf 'not as expected: %s\\n%s\\n' "$*" "$answer" >&2
+      return 1
+    fi
+    sleep 0.2
+  done
+}
+"""
+
+# A variable that an observation sets, such as the free port of a forward.
+_ASSIGNMENT = re.compile(r"(\w+)=[^ ]*$")
+
+_PIN = """\
+# A private copy of the kubeconfig, so that the commands below need no flags.
+kubeconfig=$(mktemp)
+undo+=("$(printf '%q ' rm -f "$kubeconfig")")
+kubectl config view --minify --flatten --raw{context} >"$kubeconfig"
+export KUBECONFIG=$kubeconfig
+"""
+
+
+def render(
+    workflow: Workflow, planned: Sequence[Planned], engine: str, namespace: str, context: str, options: Namespace
+) -> str:
+    """The whole script. `namespace` and `context` may be empty: then the context's own, and the current one."""
+    writer = _Script(workflow, planned, engine, namespace, context, options)
+    return "\n".join(writer.lines()) + "\n"
+
+
+class _Script:
+    def __init__(
+        self,
+        workflow: Workflow,
+        planned: Sequence[Planned],
+        engine: str,
+        namespace: str,
+        context: str,
+        options: Namespace,
+    ) -> None:
+        self.workflow = workflow
+        self.planned = planned
+        self.engine = engine
+        self.namespace = namespace
+        self.context = context
+        self.forced_namespace = bool(options.namespace)
+        self.kubeconfig = str(options.kubeconfig)
+        self.unknown: dict[str, str] = {}
+        self.wanted = {source for item in planned for source in symbols(item)}
+
+    def lines(self) -> Iterator[str]:
+        steps = [line for item in self._of("steps") for line in self._step(item)]
+        on_failure = [line for item in self._failing() for line in self._step(item)]
+        finally_ = [line for item in self._of("finally") for line in self._step(item)]
+        main = _without_unused(steps, "\n".join((*on_failure, *finally_)))
+        yield _HEAD.format(name=self.workflow.name, file=self.workflow.file)
+        yield from self._function("on_failure", on_failure)
+        yield from self._function("finally", finally_)
+        yield from self._helpers("\n".join((*main, *on_failure, *finally_)))
+        yield _TRAPS
+        yield from self._unknown_values()
+        yield from self._place()
+        yield from main
+
+    def _of(self, section: str) -> list[Planned]:
+        failing = self._failing() if section == "steps" else []
+        return [item for item in self.planned if item.step.section == section and item not in failing]
+
+    def _failing(self) -> list[Planned]:
+        """The steps of `on_failure`, and those of `steps` that run only after a failure."""
+        return [
+            item
+            for item in self.planned
+            if item.step.section == "on_failure" or (item.step.section == "steps" and "failure()" in item.condition)
+        ]
+
+    @staticmethod
+    def _function(name: str, body: Sequence[str]) -> Iterator[str]:
+        if not body:
+            yield f"{name}() {{ :; }}"
+            return
+        yield f"{name}() {{"
+        yield from (f"  {line}" if line else line for line in body)
+        yield "}"
+
+    def _helpers(self, text: str) -> Iterator[str]:
+        if "remember " in text:
+            yield _REMEMBER
+        if "retry " in text:
+            yield _RETRY
+        if re.search(r"^\s*forward ", text, re.MULTILINE):
+            yield _FORWARD
+        if "$(free_port)" in text:
+            yield _FREE_PORT
+        if re.search(r"^\s*verify ", text, re.MULTILINE):
+            yield _VERIFY
+        if "load_image " in text or "load_archive " in text:
+            from runner.cluster import images
+
+            builder = next((item for item in self.planned if item.step.kind.NAME == "build"), None)
+            preferred = builder.args.builder if builder and builder.args else "auto"
+            yield images.load_script(_builder_of(preferred))
+
+    def _unknown_values(self) -> Iterator[str]:
+        for source, name in self.unknown.items():
+            yield f'{name}="${{{name}:?runner computes this while it runs: {_comment(source)}}}"'
+        for step in self.workflow.all_steps:
+            if step.id and f"steps.{step.id}.outcome" in self.wanted:
+                yield f"{step.id}_outcome=skipped"
+
+    def _place(self) -> Iterator[str]:
+        """The context and the namespace."""
+        if self.engine != "kubectl":
+            return
+        if self.kubeconfig:
+            yield f"export KUBECONFIG={shlex.quote(self.kubeconfig)}"
+        if self.context or self.namespace:
+            yield _PIN.format(context=f" --context={shlex.quote(self.context)}" if self.context else "")
+        if not self.namespace:
+            return
+        wanted = self.workflow.namespace
+        if wanted.generate and not self.forced_namespace:
+            yield f"namespace={self._quoted(str(wanted.generate))}$(printf '%05x' $((RANDOM * 32)))"
+            yield from self._own_namespace('"$namespace"')
+            name = '"$namespace"'
+        else:
+            name = self._quoted(self.namespace)
+            if wanted.create and not self.forced_namespace:
+                yield f"if ! kubectl get namespace {name} >/dev/null 2>&1; then"
+                yield from (f"  {line}" for line in self._own_namespace(name))
+                yield "fi"
+        yield f"kubectl config set-context --current --namespace={name} >/dev/null"
+        yield ""
+
+    @staticmethod
+    def _own_namespace(name: str) -> Iterator[str]:
+        yield f"kubectl create namespace {name}"
+        yield f'undo+=("kubectl delete namespace {name.strip(chr(34))}")'
+        yield f"kubectl wait --for=create --namespace={name} serviceaccount/default --timeout=60s  # observe"
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def _step(self, item: Planned) -> Iterator[str]:
+        step = item.step
+        yield ""
+        yield f"# {_comment(item.name)}" + (f"  (line {step.line})" if step.line else "")
+        if item.skipped:
+            yield f"# skipped: {_comment(item.condition)} is false"
+            return
+        if item.problem:
+            yield f"# cannot be planned: {_comment(item.problem)}"
+            yield "exit 1"
+            return
+        body = [*self._mutations(item), *self._observations(item)]
+        if step.id and f"steps.{step.id}.outcome" in self.wanted:
+            body = [f"{step.id}_outcome=failure", *body, f"{step.id}_outcome=success"]
+        if item.condition and "failure()" not in item.condition and "always()" not in item.condition:
+            name = f"if_{variable_of(step)('').rstrip('_')}"
+            yield f"# runs only if (CEL): {_comment(item.condition)}; set {name}=false to skip it"
+            yield f"if [[ ${{{name}:-true}} == true ]]; then"
+            yield from body
+            yield "fi"
+        else:
+            yield from body
+
+    def _mutations(self, item: Planned) -> Iterator[str]:
+        for command in item.commands:
+            line = self._quoted_argv(command.argv)
+            if item.env:
+                env = "env " if item.step.retry.attempts > 1 else ""
+                line = env + " ".join(f"{key}={self._quoted(value)}" for key, value in item.env.items()) + " " + line
+            made = item.step.kind.NAME == "apply" and not item.step.keep and self.workflow.keep != "always"
+            if made and self.engine == "kubectl":
+                yield "remember " + " ".join(self._remembered(command.argv))
+            yield self._around(item, line, command.stdin, command.cwd)
+            if made and self.engine == "podman":  # which plays a file only when none of its Pods exists
+                from runner.cluster.podman_dialect import PodmanDialect
+
+                yield f"undo+=({shlex.quote(str(PodmanDialect().delete_file(command.argv[-1], '', None)))})"
+        if item.step.kind.NAME == "delete":
+            yield from self._gone(item)
+
+    def _remembered(self, argv: Sequence[str]) -> Iterator[str]:
+        file = next((word for word in argv if word.startswith("--filename=")), argv[-1])
+        yield self._quoted(file.removeprefix("--filename="))
+        yield from (self._quoted(word) for word in argv if word.startswith("--namespace="))
+
+    def _gone(self, item: Planned) -> Iterator[str]:
+        """Kubectl deletes with --wait=false, and runner watches; here kubectl waits."""
+        if self.engine != "kubectl" or not item.args.wait:
+            return
+        for command in item.commands:
+            words = [word for word in command.argv[2:] if not word.startswith(("--ignore", "--wait", "--grace"))]
+            line = self._quoted_argv(
+                ["kubectl", "wait", "--for=delete", *words, f"--timeout={int(item.step.timeout)}s"]
+            )
+            yield f"{line}  # observe"
+
+    def _around(self, item: Planned, line: str, stdin: str | None, cwd: Path | None) -> str:
+        """A command with its folder, standard input, retries, output variables and tolerance."""
+        if item.step.retry.attempts > 1:
+            line = f"retry {item.step.retry.attempts} {item.step.retry.interval:g} {line}"
+        if stdin is not None:
+            line += f" <<<{self._quoted(stdin)}"
+        if cwd is not None and _relative(cwd) != ".":
+            line = f"(cd {self._quoted(_relative(cwd))} && {line})"
+        output = f"steps.{item.step.id}.outputs.stdout"
+        if item.step.id and any(output in source for source in self.wanted):
+            line = f"{variable_of(item.step)('stdout')}=$( {line} | tee /dev/stderr)"
+        code = getattr(getattr(item.args, "expect", None), "code", 0)
+        if code:
+            line += f" || [ $? -eq {code} ]"
+        return line + (" || true" if item.step.continue_on_error else "")
+
+    def _observations(self, item: Planned) -> Iterator[str]:
+        for line in item.equivalent:
+            plain = "\n" in line or "#" in line or _ASSIGNMENT.match(line)
+            marked = line if plain else f"{line}  # observe"
+            yield self._with_variables(marked) + (" || true" if item.step.continue_on_error else "")
+
+    # -- values that only a run knows -----------------------------------------------------------------------------
+
+    def _variable(self, source: str) -> str:
+        """The shell variable that holds the value of an expression."""
+        if source == "run.namespace":
+            return "namespace"
+        if direct := re.fullmatch(r"steps\.(\w+)\.(?:outputs\.)?(\w+)", source):
+            return f"{direct.group(1)}_{direct.group(2)}"
+        if secret := re.fullmatch(r"inputs\.(\w+)", source):
+            name = self.workflow.inputs[secret.group(1)].env or secret.group(1).upper()
+            self.unknown.setdefault(source, name)
+            return name
+        return self.unknown.setdefault(source, f"value_{len(self.unknown) + 1}")
+
+    def _with_variables(self, quoted: str) -> str:
+        """Replace symbols inside single quotes (shlex quotes every word that has one) by variables in double quotes."""
+        text = SYMBOL.sub(lambda match: f"'\"${self._variable(match.group(1))}\"'", quoted)
+        text = text.replace("''\"", '"').replace("\"''", '"')
+        return re.sub(r"'([A-Za-z0-9@%+=:,./_-]+)'(?=\")", r"\1", text)
+
+    def _quoted(self, word: str) -> str:
+        return self._with_variables(shlex.quote(word))
+
+    def _quoted_argv(self, argv: Sequence[str]) -> str:
+        return self._with_variables(quote(argv))
+
+
+def _without_unused(lines: Sequence[str], elsewhere: str) -> list[str]:
+    """The lines without assignments of variables that nothing reads."""
+    kept = list(lines)
+    while True:
+        used = set(re.findall(r"\$\{?(\w+)", "\n".join((*kept, elsewhere))))
+        fewer = [line for line in kept if not (own := _ASSIGNMENT.match(line)) or own.group(1) in used]
+        if len(fewer) == len(kept):
+            return kept
+        kept = fewer
+
+
+def _builder_of(preferred: str) -> Any:
+    from runner.commands.plan import _builder
+
+    return _builder(preferred)
+
+
+def _relative(path: Path) -> str:
+    import os
+
+    return os.path.relpath(path)
+
+
+def _comment(text: str) -> str:
+    """Text that is safe behind a `#`."""
+    spelled = SYMBOL.sub(lambda match: match.group(1), text)
+    return re.sub(r"[\x00-\x1f\x7f]+", " ", spelled).replace(OPEN, "").replace(CLOSE, "")

@@ -1,0 +1,27 @@
+"""`runner validate`: check workflow files, start nothing, reach nothing."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from runner.commands import files
+
+
+def run(options: Namespace) -> int:
+    """Exit 0 when all files are valid; problems are raised as `InvalidWorkflow`."""
+    workflows = files.read(options.files)
+    warnings = [problem for workflow in workflows for problem in workflow.warnings]
+    if options.output == "json":
+        from runner.reports import json_report
+
+        sys.stdout.write(json_report.render_problems(warnings))
+        return 0
+    if warnings:
+        from runner.reports import problems
+
+        sys.stderr.write(problems.render(warnings))
+    for workflow in workflows:
+        count = len(workflow.all_steps)
+        sys.stdout.write(f"{workflow.file}: valid, {count} step{'s' if count != 1 else ''}\n")
+    return 0

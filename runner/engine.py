@@ -1,0 +1,707 @@
+"""Runs a workflow: the scope tree, order, `if`, attempts, deadlines, undo. Emits events, answers results.
+
+After a failure the remaining steps whose `if` allows it run, then `on_failure`, then `finally`, then the cleanup of
+what is ours. After a signal or the run's deadline only `finally` and the cleanup.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from runner import shell
+from runner.cluster.images import find_builder
+from runner.cluster.protocol import Ref, name_suffix
+from runner.deadline import Deadline
+from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFailed
+from runner.expressions import EvaluationError
+from runner.journal import Journal, Undo
+from runner.result import Cleanup, Failure, Leftover, Status, StepResult, WorkflowResult
+from runner.shell import Command
+from runner.steps import manifests
+from runner.steps.kind import Scene
+from runner.workflow import Namespace, Step, Workflow, fill
+
+if TYPE_CHECKING:
+    from runner.cluster.images import Builder
+    from runner.cluster.protocol import Cluster
+    from runner.events import Events
+
+# From the first signal to the end of the process. CI systems kill 10 s after their first signal.
+SIGNAL_BUDGET: Final = 9.0
+SIGNAL_FINALLY: Final = 2.5
+CLEANUP_TIMEOUT: Final = 120.0
+FINALLY_TIMEOUT: Final = 120.0
+
+
+@dataclass
+class Run:
+    """One invocation: what its workflows share."""
+
+    id: str
+    folder: Path
+    events: Events
+    journal: Journal
+    cluster: Cluster | None = None
+    keep: str = ""
+    """Overrides the workflow's `keep` when set."""
+    namespace: str = ""
+    """Overrides the workflow's namespace when set."""
+    timeout: float | None = None
+    builder: Callable[[str], Builder] = find_builder
+    """Finds the image builder of this machine; commands give one that remembers."""
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    """Of the undo records; no two of a run have the same."""
+    signal: int = 0
+    signalled_at: float = 0.0
+    work: Deadline = field(default_factory=Deadline)
+    """Steps run under this; the first signal cancels it."""
+    cleanup: Deadline = field(default_factory=Deadline)
+    """Cleanup waits under this; the second signal cancels it."""
+
+    def interrupt(self, number: int, name: str) -> None:
+        """Take a signal: the first ends the steps, the second the waiting of the cleanup. Any thread."""
+        # First the deed, then the word: a log that nobody reads may block.
+        if not self.signal:
+            self.signal, self.signalled_at = number, time.monotonic()
+            self.work.cancel(name)
+            self.events.emit("interrupted", signal=name, message="ending the step and cleaning up; again: do not wait")
+        else:
+            self.cleanup.cancel(name)
+            self.events.emit("interrupted", signal=name, message="not waiting for deletions; again: leave at once")
+
+    def left_after_signal(self) -> float:
+        return max(1.0, self.signalled_at + SIGNAL_BUDGET - time.monotonic())
+
+
+class Scope:
+    """A part of a run that ends what it began: the workflow now; groups and loops are children of it."""
+
+    def __init__(self, path: str = "", parent: Scope | None = None) -> None:
+        self.path = path
+        self.parent = parent
+        self._closers: list[Callable[[], None]] = []
+        self._bound: dict[tuple[str, int], str] = {}
+        self._lock = threading.Lock()
+
+    def close_later(self, close: Callable[[], None]) -> None:
+        with self._lock:
+            self._closers.append(close)
+
+    def bind(self, host: str, port: int) -> None:
+        self._bound["localhost" if host in ("127.0.0.1", "::1") else host, port] = host
+
+    def forwarded(self, host: str, port: int) -> str | None:
+        found = self._bound.get((host, port))
+        return found or (self.parent.forwarded(host, port) if self.parent else None)
+
+    def close(self) -> None:
+        """End everything, newest first."""
+        while self._closers:
+            self._closers.pop()()
+        self._bound.clear()
+
+
+def run_workflow(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> WorkflowResult:
+    """Run one workflow to its end, cleanup included, whatever happens. A bug in a step is raised after the cleanup."""
+    return _Execution(workflow, run, dict(values)).run()
+
+
+class _Execution:
+    """The state of one workflow while it runs."""
+
+    def __init__(self, workflow: Workflow, run: Run, values: dict[str, Any]) -> None:
+        self.workflow = workflow
+        self.shared = run
+        self.values = values
+        self.results: list[StepResult] = []
+        self.failed = False
+        self.cause = ""
+        self.bug: BaseException | None = None
+        self.scope = Scope()
+        self.namespace = run.namespace
+        self.home = run.cluster.namespace if run.cluster else ""
+        self.records: list[Undo] = []
+        self.work = run.work.child(run.timeout or workflow.timeout)
+        for step in workflow.all_steps:
+            if step.id:
+                values[f"steps.{step.id}.outcome"] = Status.SKIPPED.value
+
+    @property
+    def cancelled(self) -> bool:
+        return self.work.ended
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        self.shared.events.emit(event, workflow=self.workflow.name, **fields)
+
+    def run(self) -> WorkflowResult:
+        started = time.monotonic()
+        self.emit("workflow started", file=self.workflow.file, steps=len(self.workflow.all_steps))
+        cleanup = Cleanup()
+        try:
+            self._steps()
+        finally:
+            with self.work:
+                self.scope.close()
+                cleanup = self._clean_up()
+                self._leave_namespace()
+        if self.bug:
+            raise self.bug
+        seconds = time.monotonic() - started
+        status = self._status()
+        self.emit("workflow ended", status=status.value, seconds=round(seconds, 3))
+        return WorkflowResult(
+            name=self.workflow.name,
+            file=self.workflow.file,
+            status=status,
+            seconds=seconds,
+            steps=tuple(self.results),
+            cleanup=cleanup,
+            cause=self.cause,
+            namespace=self.namespace,
+        )
+
+    def _status(self) -> Status:
+        if self.cause:
+            return Status.CANCELLED
+        return Status.FAILURE if self.failed else Status.SUCCESS
+
+    def _steps(self) -> None:
+        if self._prepare_namespace():
+            for step in self.workflow.steps:
+                self._step(step, self.work)
+        if self.cancelled:
+            self.cause = self.work.reason or "deadline"
+        if self.failed and not self.cause:
+            for step in self.workflow.on_failure:
+                self._step(step, self.work)
+        else:
+            self.results += [_skipped(step, "nothing failed") for step in self.workflow.on_failure]
+        # `finally` has time of its own: the run's may be over. A signal, also one that comes now, leaves little of it.
+        with (
+            Deadline(FINALLY_TIMEOUT, self.shared.cleanup) as reserve,
+            self.shared.work.closing(lambda: _cancel_in(SIGNAL_FINALLY, reserve)),
+        ):
+            for step in self.workflow.finally_:
+                self._step(step, reserve)
+
+    # -- the namespace ------------------------------------------------------------------------------------------
+
+    def _prepare_namespace(self) -> bool:
+        """Make or choose the workflow's namespace; False when that failed."""
+        cluster = self.shared.cluster
+        if cluster is None:
+            return True
+        wanted = self.workflow.namespace
+        try:
+            name, prefix = (fill(value, self.values) for value in (wanted.name, wanted.generate))
+        except EvaluationError as error:
+            self._namespace_failed(StepFailed(f"the namespace has no value: {error.message}"), 0.0)
+            return False
+        if self.shared.namespace:
+            wanted, name, prefix = Namespace(), self.shared.namespace, ""
+        name = prefix + name_suffix() if prefix else name
+        started = time.monotonic()
+        if name:
+            try:
+                self._enter_namespace(cluster, str(name), make=bool(prefix), create=wanted.create)
+            except RunnerError as error:
+                self._namespace_failed(error, time.monotonic() - started)
+                return False
+        self.namespace = cluster.namespace
+        self.values["run.namespace"] = self.namespace
+        return True
+
+    def _leave_namespace(self) -> None:
+        """The next workflow begins in the context's own again."""
+        cluster = self.shared.cluster
+        if cluster and cluster.namespace != self.home:
+            cluster.use_namespace(self.home)
+
+    def _enter_namespace(self, cluster: Cluster, name: str, *, make: bool, create: bool) -> None:
+        with self.work.child(60) as deadline:
+            context = StepContext(self, None, deadline, path="namespace")
+            exists = False if make else cluster.get(Ref("Namespace", name)) is not None
+            if make or (create and not exists):
+                cluster.make_namespace(name, context)
+            elif not exists:
+                raise StepFailed(
+                    f"the namespace {name} does not exist",
+                    hint=f"kubectl create namespace {name}"
+                    + ("" if self.shared.namespace else f"; or let the run do it: {{name: {name}, create: true}}"),
+                    reason="NotFound",
+                )
+        cluster.use_namespace(name)
+
+    def _namespace_failed(self, error: RunnerError, seconds: float) -> None:
+        if isinstance(error, Cancelled) or self.cancelled:
+            return
+        self.failed = True
+        failure = Failure(error.message, error.hint, getattr(error, "reason", ""), place=self.workflow.file)
+        result = StepResult(
+            "namespace", "namespace", "namespace", "steps", 0, Status.FAILURE, seconds, 1, failure=failure
+        )
+        self.results.append(result)
+        self.emit(
+            "step failed", step="namespace", name="namespace", kind="namespace", message=error.message, hint=error.hint
+        )
+
+    # -- one step -----------------------------------------------------------------------------------------------
+
+    def _step(self, step: Step, limit: Deadline) -> None:
+        if limit.ended and step.section != "finally":
+            self._skip(step, "the run was ended", Status.CANCELLED)
+            return
+        try:
+            because = self._skip_reason(step)
+        except EvaluationError as error:
+            self._fail_condition(step, error)
+            return
+        if because:
+            self._skip(step, because, Status.SKIPPED)
+            return
+        self._finish(step, self._perform(step, limit))
+
+    def _skip(self, step: Step, because: str, status: Status) -> None:
+        result = _skipped(step, because, status)
+        self.results.append(result)
+        self.emit("step skipped", step=step.path, name=result.name, kind=step.kind.NAME, because=because)
+
+    def _fail_condition(self, step: Step, error: EvaluationError) -> None:
+        failure = StepFailed(f"`if` has no value: {error.message}", reason="expression")
+        context = StepContext(self, step, self.work, path=step.path)
+        self._finish(step, self._result(step, str(step.name), context, failure, 0.0, 0, {}))
+
+    def _skip_reason(self, step: Step) -> str:
+        """Why a step does not run, or an empty string."""
+        status = {
+            "success": not self.failed and not self.cancelled,
+            "failure": self.failed,
+            "always": True,
+            "cancelled": self.cancelled,
+        }
+        condition = step.condition
+        if step.section == "steps" and not (condition and condition.asks_status) and not status["success"]:
+            return "an earlier step failed"
+        if condition is None or condition.evaluate(self.values, status) is True:
+            return ""
+        return f"if: {condition.source} is false"
+
+    def _perform(self, step: Step, limit: Deadline) -> StepResult:
+        """All attempts of one step."""
+        name = self._name(step)
+        self.emit("step started", step=step.path, name=name, kind=step.kind.NAME, line=step.line, hash=step.definition)
+        started = time.monotonic()
+        pause = step.retry.interval
+        attempt = 0
+        outputs: dict[str, Any] = {}
+        error: BaseException | None = None
+        with limit.child(step.timeout) as deadline:
+            context = StepContext(self, step, deadline, path=step.path)
+            while True:
+                attempt += 1
+                outputs, error = self._attempt(step, context)
+                if error is None or not self._again(step, attempt, error, deadline):
+                    break
+                self.emit("step retried", step=step.path, attempt=attempt, reason=str(error), seconds=pause)
+                try:
+                    deadline.pause(pause)
+                except RunnerError:
+                    break
+                pause *= step.retry.backoff
+        return self._result(step, name, context, error, time.monotonic() - started, attempt, outputs)
+
+    def _name(self, step: Step) -> str:
+        try:
+            return str(fill(step.name, self.values))
+        except EvaluationError:
+            return step.path
+
+    def _attempt(self, step: Step, context: StepContext) -> tuple[dict[str, Any], BaseException | None]:
+        try:
+            context.prepare()
+            return step.kind.run(step.render(self.values), context), None
+        except RunnerError as error:
+            return {}, error
+        except Exception as error:  # noqa: BLE001 - a bug: clean up first, then tell
+            self.bug = error
+            return {}, StepFailed(f"bug in the kind {step.kind.NAME}: {type(error).__name__}: {error}", reason="bug")
+
+    def _again(self, step: Step, attempt: int, error: BaseException, deadline: Deadline) -> bool:
+        if attempt >= step.retry.attempts or deadline.ended or self.bug or isinstance(error, Cancelled):
+            return False
+        if step.retry.fail_if is None:
+            return True
+        try:
+            return step.retry.fail_if.evaluate({**self.values, "error": _facts(error)}) is not True
+        except EvaluationError:
+            return True
+
+    def _result(
+        self,
+        step: Step,
+        name: str,
+        context: StepContext,
+        error: BaseException | None,
+        seconds: float,
+        attempts: int,
+        outputs: dict[str, Any],
+    ) -> StepResult:
+        status = Status.SUCCESS
+        failure = None
+        if error is not None:
+            ended_by_run = isinstance(error, Cancelled) or (self.work.ended and step.section != "finally")
+            status = Status.CANCELLED if ended_by_run else Status.FAILURE
+            failure = context.failure(error, step, self.workflow.file)
+        return StepResult(
+            path=step.path,
+            name=name,
+            kind=step.kind.NAME,
+            section=step.section,
+            line=step.line,
+            status=status,
+            seconds=seconds,
+            attempts=attempts,
+            id=step.id,
+            outputs=outputs,
+            failure=failure,
+            tolerated=status is Status.FAILURE and step.continue_on_error,
+            commands=tuple(context.commands),
+            shown=context.shown,
+        )
+
+    def _finish(self, step: Step, result: StepResult) -> None:
+        self.results.append(result)
+        if step.id:
+            self.values[f"steps.{step.id}.outcome"] = result.status.value
+            self.values |= {f"steps.{step.id}.outputs.{key}": value for key, value in result.outputs.items()}
+        common = {"step": step.path, "name": result.name, "kind": result.kind, "seconds": round(result.seconds, 3)}
+        failure = result.failure
+        if result.status is Status.SUCCESS:
+            self.emit("step passed", **common, attempts=result.attempts, outputs=result.outputs)
+        elif result.status is Status.CANCELLED:
+            self.emit("step cancelled", **common, because=self.work.reason or "the run's deadline")
+        elif failure:
+            self.failed = self.failed or not result.tolerated
+            self.emit(
+                "step failed",
+                **common,
+                reason=failure.reason,
+                message=failure.message,
+                hint=failure.hint,
+                details=failure.details,
+                place=failure.place,
+                tolerated=result.tolerated,
+            )
+
+    # -- cleanup ------------------------------------------------------------------------------------------------
+
+    def _clean_up(self) -> Cleanup:
+        """Undo what this workflow made and may not keep."""
+        cluster = self.shared.cluster
+        open_ = {record.id: record for record in self.shared.journal.records}
+        mine = [open_[record.id] for record in self.records if record.id in open_]
+        policy = self.shared.keep or self.workflow.keep
+        keep_all = policy == "always" or (policy == "on_failure" and (self.failed or bool(self.cause)))
+        kept = [record for record in mine if keep_all or record.keep]
+        doomed = [record for record in mine if record not in kept]
+        if cluster is None or not doomed:
+            return Cleanup(kept=tuple(map(_address, kept)))
+        started = time.monotonic()
+        self.emit("cleanup started", objects=len(doomed))
+        deleted, left = self._undo(cluster, doomed)
+        seconds = time.monotonic() - started
+        self.emit("cleanup ended", deleted=deleted, left=len(left), kept=len(kept), seconds=round(seconds, 3))
+        return Cleanup(deleted, tuple(map(_address, kept)), tuple(left), seconds)
+
+    def _undo(self, cluster: Cluster, doomed: list[Undo]) -> tuple[int, list[Leftover]]:
+        """Delete these: calmly, and what is not gone when a signal comes in a hurry."""
+        deleted = 0
+        left: dict[str, Leftover] = {}
+        if not self.shared.signal:
+            with (
+                self.shared.cleanup.child(CLEANUP_TIMEOUT) as deadline,
+                self.shared.work.closing(lambda: deadline.cancel("hurry")),
+            ):
+                deleted, left = self._undo_within(deadline, cluster, doomed, hurry=False)
+            doomed = [record for record in doomed if record.id in left]
+        if self.shared.signal and doomed:
+            with self.shared.cleanup.child(self.shared.left_after_signal()) as deadline:
+                more, left = self._undo_within(deadline, cluster, doomed, hurry=True)
+            deleted += more
+        for leftover in left.values():
+            self.emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
+        return deleted, list(left.values())
+
+    def _undo_within(
+        self, deadline: Deadline, cluster: Cluster, doomed: list[Undo], *, hurry: bool
+    ) -> tuple[int, dict[str, Leftover]]:
+        """(how many were deleted, what is left by the id of its record)."""
+        deleted = 0
+        left = {record.id: Leftover(_address(record), "not reached", removal(record)) for record in doomed}
+        hand = StepContext(self, None, deadline, path="cleanup")
+        try:
+            for gone in cluster.undo(doomed, hand, hurry=hurry):
+                record = gone.record
+                left.pop(record.id)
+                if gone.why:
+                    left[record.id] = Leftover(_address(record), gone.why, removal(record))
+                else:
+                    deleted += 1
+                    self.shared.journal.undone(record)
+                    self.emit("object deleted", object=_address(record))
+        except RunnerError as error:
+            left = {key: Leftover(item.object, error.message, item.command) for key, item in left.items()}
+        return deleted, left
+
+
+def _cancel_in(seconds: float, deadline: Deadline) -> None:
+    timer = threading.Timer(seconds, deadline.cancel, ("its time after a signal is over",))
+    timer.daemon = True
+    timer.start()
+
+
+def _skipped(step: Step, because: str, status: Status = Status.SKIPPED) -> StepResult:
+    name = step.name if isinstance(step.name, str) else step.path
+    return StepResult(
+        step.path, name, step.kind.NAME, step.section, step.line, status, id=step.id, skipped_because=because
+    )
+
+
+def _facts(error: BaseException) -> dict[str, Any]:
+    """What `retry.fail_if` sees as `error`."""
+    result = getattr(error, "result", None)
+    return {
+        "message": str(error),
+        "reason": getattr(error, "reason", ""),
+        "code": result.code if result else 0,
+        "output": (result.stdout + result.stderr) if result else "",
+    }
+
+
+def _address(record: Undo) -> str:
+    return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
+
+
+def removal(record: Undo) -> str:
+    """What a person types to remove an object that is left."""
+    if record.engine == "podman":
+        from runner.cluster import podman_dialect
+
+        return str(podman_dialect.removal(record.kind, record.name))
+    place = f" --namespace={record.namespace}" if record.namespace else ""
+    return f"kubectl delete {record}{place}"
+
+
+class StepContext:
+    """What a running step is given: `steps.kind.Context`, and the `Hand` of clusters."""
+
+    def __init__(self, execution: _Execution, step: Step | None, deadline: Deadline, *, path: str) -> None:
+        run, workflow = execution.shared, execution.workflow
+        self._execution = execution
+        self._step = step
+        self.deadline = deadline
+        self.path = path
+        self.run_id = run.id
+        self._folder = run.folder / "steps" / f"{workflow.name}.{path}".replace("/", "_")
+        self.workflow_folder = workflow.folder
+        self.namespace = ""
+        self.commands: list[str] = []
+        self.shown = ""
+        self._env: dict[str, str | None] = {}
+        self._waiting = ""
+
+    def prepare(self) -> None:
+        """What is evaluated just before the step: its namespace and environment. Raises `StepFailed`."""
+        step, values = self._step, self._execution.values
+        if step is None:
+            return
+        try:
+            self.namespace = str(fill(step.namespace, values) or "")
+            self._env = {key: _env_text(fill(value, values)) for key, value in step.env.items()}
+        except EvaluationError as error:
+            raise StepFailed(
+                f"the expression {error.source} has no value: {error.message}", reason="expression"
+            ) from None
+        if not self.namespace and self._execution.shared.cluster:
+            self.namespace = self.cluster.namespace
+
+    @property
+    def folder(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self._folder
+
+    @property
+    def cluster(self) -> Cluster:
+        cluster = self._execution.shared.cluster
+        if cluster is None:
+            raise StepFailed("this step needs a cluster, and the run has none", reason="cluster")
+        return cluster
+
+    @property
+    def scene(self) -> Scene:
+        from runner.cluster.kubectl import KubectlDialect
+
+        cluster = self._execution.shared.cluster
+        return Scene(
+            dialect=cluster.dialect if cluster else KubectlDialect(),
+            # The run's own is the default of the pinned kubeconfig: no flag, as in a plan.
+            namespace="" if cluster and self.namespace == cluster.namespace else self.namespace,
+            folder=self.workflow_folder,
+            timeout=self._step.timeout if self._step else 60.0,
+            builder=self._execution.shared.builder,
+        )
+
+    def execute(self, command: Command, *, check: bool = True) -> CommandResult:
+        cluster = self._execution.shared.cluster
+        # Without a cluster of the run there is none for its children either: nobody proved that one may be touched.
+        env = {**(cluster.environment if cluster else {"KUBECONFIG": os.devnull}), **self._env, **command.env}
+        cwd = command.cwd or None
+        self.commands.append(str(command))
+        self.emit("command started", argv=list(command.argv), cwd=str(cwd or ""))
+        result = shell.run(Command(command.argv, command.stdin, env, cwd), self.deadline, self._on_line)
+        self.emit("command ended", argv=list(command.argv), code=result.code, seconds=round(result.seconds, 3))
+        if check and result.code != 0:
+            raise StepFailed(_why_failed(result), reason="exit_code", result=result)
+        return result
+
+    def _on_line(self, stream: str, line: str) -> None:
+        show = bool(self._step and self._step.show)
+        if show:
+            self.shown += line + "\n"
+        self.emit("command output", level="info" if show else "debug", stream=stream, line=line)
+
+    def observed(self, equivalent: str) -> None:
+        self.commands.append(equivalent)
+        self.emit("observation", equivalent=equivalent)
+
+    def waiting(self, what: str) -> None:
+        if what != self._waiting:
+            self._waiting = what
+            self.emit("cleanup waiting" if self.path == "cleanup" else "step waiting", waiting_for=what)
+
+    def warn(self, message: str, *, hint: str = "") -> None:
+        self.emit("warning", message=message, hint=hint)
+
+    def note(self, message: str) -> None:
+        self.emit("note", message=message)
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        self._execution.emit(event, step=self.path, **fields)
+
+    def intend(self, ref: Ref) -> Undo:
+        execution = self._execution
+        record = Undo(
+            id=f"{self.run_id}/{next(execution.shared.numbers)}",
+            engine=self.cluster.engine,
+            api_version=ref.api_version,
+            kind=ref.kind,
+            name=ref.name,
+            namespace=ref.namespace,
+            scope=f"{execution.workflow.name}:{self.path}",
+            keep=bool(self._step and self._step.keep),
+        )
+        execution.records.append(record)
+        execution.shared.journal.intend(record)
+        return record
+
+    def made(self, record: Undo, uid: str) -> None:
+        self._execution.shared.journal.made(record, uid)
+        self.emit("object created", object=_address(record), uid=uid)
+
+    def unmade(self, record: Undo) -> None:
+        self._execution.shared.journal.undone(record)
+
+    def deleted(self, ref: Ref) -> None:
+        for record in self._execution.shared.journal.records:
+            if (record.kind, record.name, record.namespace) == (ref.kind, ref.name, ref.namespace):
+                self._execution.shared.journal.undone(record)
+
+    def close_later(self, close: Callable[[], None]) -> None:
+        self._execution.scope.close_later(close)
+
+    def bind(self, host: str, port: int) -> None:
+        self._execution.scope.bind(host, port)
+
+    def forwarded(self, host: str, port: int) -> str | None:
+        return self._execution.scope.forwarded(host, port)
+
+    def evaluate(self, key: str, **variables: Any) -> Any:
+        assert self._step is not None  # noqa: S101 - only kinds call this
+        return self._step.expressions[key].evaluate({**self._execution.values, **variables})
+
+    def failure(self, error: BaseException, step: Step, file: str) -> Failure:
+        """The record of a failure, with its place in the file."""
+        message = str(getattr(error, "message", "") or error)
+        if isinstance(error, Expired) and self._waiting:
+            message = f"timed out after {step.timeout:g} s, waiting for {self._waiting}"
+        result: CommandResult | None = getattr(error, "result", None)
+        return Failure(
+            message=message,
+            hint=getattr(error, "hint", ""),
+            reason=getattr(error, "reason", ""),
+            details=getattr(error, "details", ""),
+            command=shell.quote(result.argv) if result else "",
+            code=result.code if result else None,
+            output=_both(result) if result else "",
+            place=f"{file}:{step.line}:{step.column}",
+            source=step.source,
+        )
+
+
+def _env_text(value: Any) -> str:
+    from runner.expressions import text
+
+    return text(value)
+
+
+def _both(result: CommandResult) -> str:
+    parts = [part if part.endswith("\n") else f"{part}\n" for part in (result.stdout, result.stderr) if part]
+    return "".join(parts)
+
+
+def _why_failed(result: CommandResult) -> str:
+    """The tool's own last words, without klog noise, after what was run."""
+    lines = [line for line in result.stderr.strip().splitlines() if line.strip() and "memcache.go" not in line]
+    words = next(
+        (line for line in reversed(lines) if line.lower().startswith(("error", "the "))), lines[-1] if lines else ""
+    )
+    program = " ".join(result.argv[:2])
+    ended = f"was ended by signal {-result.code}" if result.code < 0 else f"ended with exit code {result.code}"
+    return f"{program} {ended}" + (f": {words.strip()}" if words else "")
+
+
+def preflight(workflow: Workflow, run: Run) -> Iterator[str]:
+    """What must be known before anything is created: busy ports (raises), and what the engine says of the manifests
+    (warnings are answered, errors are raised).
+    """
+    for step in workflow.all_steps:
+        for address, port in step.kind.fixed_ports(step.template):
+            from runner.cluster.relay import check_free
+
+            check_free(address, port)
+    if run.cluster is None:
+        return
+    objects = []
+    for step in workflow.all_steps:
+        names = step.template.get("file") if step.kind.NAME == "apply" else None
+        if isinstance(names, str | list) and all(isinstance(name, str) for name in names):
+            files = manifests.paths(names, workflow.folder)
+            if all(file.is_file() for file in files):
+                objects += manifests.read(files)
+    warnings, errors = run.cluster.check(objects)
+    if errors:
+        raise StepFailed("\n".join(errors), reason="engine")
+    yield from warnings
+
+
+def tidy(folder: Path) -> None:
+    """Remove the rendered files of a run; its journal and events stay."""
+    shutil.rmtree(folder / "steps", ignore_errors=True)

@@ -1,0 +1,141 @@
+"""What happens, as it happens: records with a versioned schema, and the bus that hands them to every sink.
+
+An event is a constant phrase with fields. The bus is the choke point: values of secrets are masked here, once, before
+any sink (log, live view, run folder, `--events` file) sees them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+SCHEMA: Final = 1
+
+# The phrases, and how loud each is. `debug` is what -v shows. `command output` is raised to `info` by `show: true`.
+LEVELS: Final[Mapping[str, str]] = {
+    "run started": "info",  # run, version, files, engine, context, namespace
+    "run ended": "info",  # status, code, seconds
+    "workflow started": "info",  # workflow, file, steps (how many), namespace
+    "workflow ended": "info",  # workflow, status, seconds
+    "step started": "info",  # workflow, step, name, kind, line, hash
+    "step waiting": "info",  # workflow, step, waiting_for
+    "step retried": "warning",  # workflow, step, attempt, reason, seconds
+    "step passed": "info",  # workflow, step, name, kind, seconds, attempts, outputs
+    "step failed": "error",  # workflow, step, name, kind, seconds, reason, message, hint
+    "step skipped": "info",  # workflow, step, name, kind, because
+    "step cancelled": "warning",  # workflow, step, name, kind, seconds, because
+    "command started": "debug",  # step, argv, cwd
+    "command output": "debug",  # step, stream, line
+    "command ended": "debug",  # step, argv, code, seconds
+    "observation": "debug",  # step, equivalent (the kubectl line that it stands for)
+    "object created": "debug",  # object, uid
+    "object deleted": "debug",  # object
+    "object left": "error",  # object, why, command
+    "forward ready": "info",  # step, local, target
+    "forward restarted": "warning",  # step, local, why
+    "cleanup started": "info",  # workflow, objects (how many)
+    "cleanup waiting": "info",  # workflow, waiting_for
+    "cleanup ended": "info",  # workflow, deleted, left, kept, seconds
+    "interrupted": "warning",  # signal, message
+    "warning": "warning",  # message, hint
+    "note": "info",  # message
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`time` is UTC; `fields` hold only JSON values. `run` is the run's id."""
+
+    name: str
+    level: str
+    run: str
+    time: datetime
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The JSON form: one flat object, `schema` first."""
+        stamp = self.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {
+            "schema": SCHEMA,
+            "time": stamp,
+            "level": self.level,
+            "event": self.name,
+            "run": self.run,
+            **self.fields,
+        }
+
+
+Sink = Callable[[Event], None]
+
+_SHORTEST_LINE = 4
+"""Shorter lines of a secret of several lines would mask half of a log (a `{`)."""
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The value itself, its lines, and both as JSON, base64, URLs and shells spell them."""
+    from urllib.parse import quote
+
+    lines = (line for line in secret.splitlines() if len(line) >= _SHORTEST_LINE)
+    for text in {secret, *lines}:
+        yield text
+        yield json.dumps(text)[1:-1]
+        yield json.dumps(text, ensure_ascii=False)[1:-1]
+        yield base64.b64encode(text.encode()).decode()
+        yield quote(text, safe="")
+        in_shell = text.replace("'", "'\"'\"'")
+        yield in_shell
+        yield json.dumps(in_shell)[1:-1]
+
+
+class Events:
+    """The bus of one run. `emit` may be called from any thread; sinks are called one event at a time, in order.
+
+    What is emitted before there is a sink is kept for those that come.
+    """
+
+    def __init__(self, run: str, sinks: tuple[Sink, ...] = ()) -> None:
+        self.run = run
+        self._sinks = list(sinks)
+        self._lock = threading.RLock()
+        self._early: list[Event] = []
+        self._secrets: tuple[str, ...] = ()
+
+    def add(self, sink: Sink) -> None:
+        with self._lock:
+            for event in self._early:
+                sink(event)
+            self._sinks.append(sink)
+
+    def hide(self, secret: str) -> None:
+        """Mask this value in everything that is emitted from now on, in every form that programs print it in."""
+        with self._lock:
+            self._secrets = tuple(sorted({*self._secrets, *_forms(secret)}, key=len, reverse=True))
+
+    def mask(self, value: Any) -> Any:
+        """The value without secrets, through maps and lists."""
+        if not self._secrets:
+            return value
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, "***")
+            return value
+        if isinstance(value, Mapping):
+            return {self.mask(key): self.mask(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.mask(item) for item in value]
+        if isinstance(value, int | float) and str(value) in self._secrets:
+            return "***"
+        return value
+
+    def emit(self, phrase: str, /, *, level: str = "", **fields: Any) -> None:
+        event = Event(phrase, level or LEVELS[phrase], self.run, datetime.now(UTC), self.mask(fields))
+        with self._lock:
+            if not self._sinks:
+                self._early.append(event)
+            for sink in self._sinks:
+                sink(event)

@@ -1,0 +1,48 @@
+"""What is wrong with workflow files: every problem with its place, its line and what to do; nothing was started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from runner.errors import Problem
+from runner.reports.excerpt import excerpt
+from runner.reports.terminal import Style
+from runner.reports.wording import block, count, harmless
+
+_TONES: Final = {"error": "bad", "warning": "warn"}
+
+
+def render(problems: Iterable[Problem], colour: bool = False, unicode: bool = True) -> str:
+    """All problems by place, each once, and a sentence that sums them up; empty when there are none.
+
+    `file:line:column: error: message` is what editors and CI systems make a link of.
+    """
+    style = Style(colour, unicode)
+    ordered = sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.column))
+    if not ordered:
+        return ""
+    return "\n".join([*(line for problem in ordered for line in _problem(problem, style)), summary(ordered)]) + "\n"
+
+
+def summary(problems: Iterable[Problem]) -> str:
+    """`3 problems in workflows/pod.yaml; nothing was started`; warnings alone stop nothing."""
+    problems = tuple(problems)
+    errors = sum(problem.severity != "warning" for problem in problems)
+    warnings = len(problems) - errors
+    counts = [count(errors, "problem")] * (errors > 0) + [count(warnings, "warning")] * (warnings > 0)
+    files = sorted({problem.file for problem in problems})
+    place = harmless(files[0]) if len(files) == 1 else count(len(files), "file")
+    return f"{' and '.join(counts)} in {place}" + ("; nothing was started" if errors else "")
+
+
+def _problem(problem: Problem, style: Style) -> list[str]:
+    message, *more = block(problem.message) or [""]
+    severity = style.paint(_TONES.get(problem.severity, "bad"), f"{problem.severity}:")
+    lines = [f"{style.paint('bold', harmless(problem.place) + ':')} {severity} {style.paint('bold', message)}"]
+    lines += [f"      {style.bar} {line}" for line in more]
+    if problem.source.strip():
+        lines += excerpt(problem.source, problem.line, problem.column, problem.width, style=style)
+    for number, line in enumerate(block(problem.hint)):
+        lines.append(f"      {'=' if number == 0 else ' '} {line}")
+    return [*lines, ""]

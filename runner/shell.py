@@ -1,0 +1,340 @@
+"""Child processes: start one, stream its output, end its whole group. The only door to `sh`.
+
+`sh` forks and execs; reading, waiting and killing are done here, because its own threads poll every 100 ms:
+- it is given file descriptors for all three streams: no pty, no feeding and no reading threads, one wake-up a second;
+- `_bg=1`, not True: with True it makes the child ignore SIGHUP;
+- its timeouts kill only the child itself: here the whole session is ended, also what an ended child left behind;
+- its exceptions, which print argv and cut the output at 750 characters, never leave this module.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from runner.deadline import Deadline
+from runner.errors import CannotStart, CommandResult
+
+# A child that prints more than this keeps its newest output; what was dropped is counted in a line of its own.
+KEEP_BYTES = 16 * 1024 * 1024
+GRACE_SECONDS = 2.0
+_KILLED_SECONDS = 3.0
+
+# `("stdout" | "stderr", line without its newline)`, called from the thread that pumps the child.
+OnLine = Callable[[str, str], None]
+
+_spawning = threading.Lock()
+_alive: set[Child] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute: `argv[0]` is a program's name or path, `env` is laid over the environment (None removes)."""
+
+    argv: tuple[str, ...]
+    stdin: str | None = None
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    cwd: Path | None = None
+
+    def __str__(self) -> str:
+        return shlex.join(self.argv)
+
+
+def find(program: str, env: Mapping[str, str] | None = None) -> str | None:
+    """The absolute path of a program on PATH, or None."""
+    found = shutil.which(program, path=(env or os.environ).get("PATH"))
+    return str(Path(found).absolute()) if found else None
+
+
+def run(command: Command, deadline: Deadline, on_line: OnLine | None = None) -> CommandResult:
+    """Run a child to its end and answer what it printed, whatever its exit code.
+
+    Raises `CannotStart` when the program is missing, and `deadline.check`'s exceptions after the whole group was ended.
+    """
+    child = Child(command, on_line)
+    with deadline.closing(child.wake):
+        child.pump(deadline)
+    if not child.exited:
+        child.end()
+        deadline.check()
+    return child.result()
+
+
+def start(command: Command, on_line: OnLine | None = None, on_exit: Callable[[], None] | None = None) -> Child:
+    """Start a child that lives until it ends or `stop` is called; a thread drains its output all the time."""
+    child = Child(command, on_line)
+    child.pump_in_background(on_exit)
+    return child
+
+
+def alive() -> tuple[Child, ...]:
+    """The children of this process that have not ended."""
+    return tuple(_alive)
+
+
+class Child:
+    """A running child process, leader of its own session. Made by `run` and `start`."""
+
+    def __init__(self, command: Command, on_line: OnLine | None) -> None:
+        self.command = command
+        self._on_line = on_line
+        self._started = time.monotonic()
+        self._seconds = 0.0
+        self._code: int | None = None
+        self._reaped: int | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._streams = {"stdout": _Stream(), "stderr": _Stream()}
+        try:
+            self._process = _spawn(command, self._streams)
+        except BaseException:
+            self._close_pipes()
+            raise
+        self.pid: int = self._process.pid
+        _alive.add(self)
+        threading.Thread(target=self._await_exit, name=f"exit of {self.pid}", daemon=True).start()
+
+    @property
+    def exited(self) -> bool:
+        return self._code is not None
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._code
+
+    def wait(self, deadline: Deadline) -> bool:
+        """Wait for the end; False when the deadline comes first."""
+        with deadline.closing(self._ended.set):
+            self._ended.wait(deadline.socket_timeout())
+        return self.exited
+
+    def result(self) -> CommandResult:
+        """What it printed so far and how it ended (code -1 while it runs)."""
+        code = -1 if self._code is None else self._code
+        out, err = (self._streams[name].text() for name in ("stdout", "stderr"))
+        return CommandResult(self.command.argv, code, out, err, self._seconds or time.monotonic() - self._started)
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """End it and its group: TERM, then KILL after `grace` seconds. Returns when it is gone; harmless twice."""
+        if self._thread is None:
+            self.end(grace)
+            return
+        self.signal(signal.SIGTERM)
+        if not self._ended.wait(grace):
+            self.signal(signal.SIGKILL)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_KILLED_SECONDS)
+
+    def end(self, grace: float = GRACE_SECONDS) -> None:
+        """`stop` for a child that is pumped by the caller's own thread."""
+        self.signal(signal.SIGTERM)
+        with Deadline(grace) as politely:
+            self.pump(politely)
+        if not self.exited:
+            self.signal(signal.SIGKILL)
+            with Deadline(_KILLED_SECONDS) as briefly:  # one that runs as another user cannot be killed
+                self.pump(briefly)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group, if it still runs."""
+        if not self.exited:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def wake(self) -> None:
+        """Make `pump` look at its deadline now; callable from any thread."""
+        with suppress(OSError):
+            os.write(self._wake_write, b"!")
+
+    def pump_in_background(self, on_exit: Callable[[], None] | None) -> None:
+        def body() -> None:
+            self.pump(Deadline())
+            if on_exit:
+                on_exit()
+
+        self._thread = threading.Thread(target=body, name=f"child {self.command.argv[0]}", daemon=True)
+        self._thread.start()
+
+    def pump(self, deadline: Deadline) -> None:
+        """Drain both streams until the child ended or the deadline did."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+            for name, stream in self._streams.items():
+                if not stream.closed:
+                    selector.register(stream.read_end, selectors.EVENT_READ, name)
+            while not deadline.ended and not self.exited:
+                ready = {key.data for key, _ in selector.select(deadline.socket_timeout())}
+                for name in ready & self._streams.keys():
+                    if not self._drain(name):
+                        selector.unregister(self._streams[name].read_end)
+                        self._streams[name].close()
+                if "wake" in ready:
+                    os.read(self._wake_read, 64)
+                if self._reaped is not None:
+                    self._finish(self._reaped)
+
+    def _drain(self, name: str) -> bool:
+        """Take one chunk; False at the end of the stream."""
+        stream = self._streams[name]
+        lines, more = stream.read()
+        if self._on_line:
+            for line in lines:
+                self._on_line(name, line)
+        return more
+
+    def _await_exit(self) -> None:
+        self._reaped = self._process.exit_code  # blocks in waitpid
+        self.wake()
+
+    def _finish(self, code: int) -> None:
+        """The leader is gone: end what it left in its group, and take the output that is still in the pipes."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for name, stream in self._streams.items():
+            while not stream.closed and self._drain(name):
+                pass
+            for line in stream.finish():
+                if self._on_line:
+                    self._on_line(name, line)
+        self._seconds = time.monotonic() - self._started
+        self._code = code
+        self._close_pipes()
+        _alive.discard(self)
+        self._ended.set()
+
+    def _close_pipes(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        os.close(self._wake_read)
+        write_end, self._wake_write = self._wake_write, -1  # a late wake() fails instead of hitting a reused number
+        os.close(write_end)
+
+
+class _Stream:
+    """One output stream of a child: the pipe, the bytes that were read, the line that is not complete yet."""
+
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+        self.closed = False
+        self._kept: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._rest = b""
+
+    def read(self) -> tuple[list[str], bool]:
+        """The complete lines in the next chunk, and whether more may come."""
+        try:
+            chunk = os.read(self.read_end, 1 << 16)
+        except BlockingIOError:
+            return [], False
+        if not chunk:
+            return [], False
+        self._keep(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [_decode(line) for line in lines], True
+
+    def finish(self) -> list[str]:
+        """The last line, when it had no newline."""
+        rest, self._rest = self._rest, b""
+        return [_decode(rest)] if rest else []
+
+    def text(self) -> str:
+        note = f"… {self._dropped} bytes of older output dropped\n" if self._dropped else ""
+        return note + b"".join(self._kept).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self.read_end)
+
+    def _keep(self, chunk: bytes) -> None:
+        self._kept.append(chunk)
+        self._size += len(chunk)
+        while self._size > KEEP_BYTES:
+            oldest = self._kept.popleft()
+            self._size -= len(oldest)
+            self._dropped += len(oldest)
+
+
+def _decode(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
+
+
+def _spawn(command: Command, streams: Mapping[str, _Stream]) -> Any:
+    """Fork and exec; the parent's copies of the write ends are closed, so that the end of a stream is seen."""
+    import sh  # 60 ms: not for those who only validate
+
+    env = {**os.environ}
+    for name, value in command.env.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    program = find(command.argv[0], env)
+    writers = [streams[name].write_end for name in ("stdout", "stderr")]
+    try:
+        if program is None:
+            raise _not_found(command.argv[0], command.cwd)
+        with _stdin(command.stdin) as stdin, _spawning, warnings.catch_warnings():
+            # Python 3.12+ warns about fork with threads; between fork and exec sh only closes and duplicates files.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            command_: Any = sh.Command(program)  # its type knows no truth but True for `_bg`
+            return command_(
+                *command.argv[1:],
+                _bg=1,
+                _bg_exc=False,
+                _ok_code=range(-64, 256),
+                _new_session=True,
+                _in=stdin,
+                _out=writers[0],
+                _err=writers[1],
+                _env=env,
+                _cwd=str(command.cwd) if command.cwd else None,
+            )
+    except sh.ForkException as error:
+        raise CannotStart(f"{command.argv[0]} cannot be started: {str(error).strip().splitlines()[-1]}") from None
+    finally:
+        for writer in writers:
+            os.close(writer)
+
+
+def _not_found(program: str, cwd: Path | None) -> CannotStart:
+    if "/" not in program:
+        return CannotStart(f"{program} is not installed", hint=f"install {program}, or put it on PATH")
+    if (cwd or Path()).joinpath(program).exists():
+        return CannotStart(
+            f"{program} is not executable", hint=f"chmod +x {program}, or name its interpreter before it"
+        )
+    return CannotStart(f"there is no program {program}", hint="a path is relative to the folder in which it is started")
+
+
+def _stdin(text: str | None) -> IO[bytes]:
+    """A file to read from: nothing, or the text (a file, not a pipe: nobody has to feed it)."""
+    if text is None:
+        return Path(os.devnull).open("rb")
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(text.encode())
+    file.seek(0)
+    return file
+
+
+def quote(argv: Iterable[str]) -> str:
+    """An argv as a line that a shell understands."""
+    return shlex.join(argv)

@@ -1,0 +1,293 @@
+"""The contract of a step kind, and the types that several kinds share.
+
+A kind is a module that satisfies `Kind`; hooks that it does not need are one-line assignments of the defaults below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from runner.errors import StepFailed
+
+if TYPE_CHECKING:
+    from runner.cluster.images import Builder
+    from runner.cluster.protocol import Cluster, Dialect, Object, Ref, Selection
+    from runner.deadline import Deadline
+    from runner.errors import CommandResult
+    from runner.journal import Undo
+    from runner.shell import Command
+
+Duration = Annotated[
+    str,
+    Meta(
+        pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$",
+        description="A length of time: `500ms`, `30s`, `2m`, `1h30m`.",
+    ),
+]
+Cel = Annotated[str, Meta(description="A CEL expression (bare, without `${{ }}`).", extra_json_schema={"x-cel": True})]
+
+HIGHEST_PORT = 65535
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(duration: str) -> float:
+    """`1h30m` → 5400.0. The text was checked against `Duration`'s pattern."""
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", duration))
+
+
+class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of every record that comes from YAML."""
+
+
+class TargetMap(Args, frozen=True):
+    """An object, or several by label selector."""
+
+    kind: Annotated[str, Meta(description="The kind, in any spelling kubectl takes: `pod`, `po`, `deployments.apps`.")]
+    name: Annotated[str, Meta(description="The object's name.")] = ""
+    selector: Annotated[str, Meta(description="A label selector: `app=web,tier!=db`.")] = ""
+    namespace: Annotated[str, Meta(description="The namespace, when it is not the step's.")] = ""
+
+
+Reference = Annotated[
+    str,
+    Meta(description="An object as kubectl names it: `pod/pythonapp`.", examples=["pod/pythonapp", "deployment/web"]),
+]
+Target = Reference | tuple[Reference, ...] | TargetMap
+
+
+class Match(Args, frozen=True):
+    """What a text must satisfy; all given keys must hold."""
+
+    contains: Annotated[str | tuple[str, ...], Meta(description="This text occurs in it; of a list, every one.")] = ()
+    matches: Annotated[str, Meta(description="This regular expression is found in it (RE2 syntax).")] = ""
+    equals: Annotated[str | None, Meta(description="It is exactly this, white space at the ends aside.")] = None
+    json: Annotated[Any, Meta(description="It is JSON that has these values: maps as subsets, lists exactly.")] = (
+        msgspec.UNSET
+    )
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One output of a kind: its CEL type (`string`, `int`, `double`, `dyn`, …) and what it holds."""
+
+    type: str
+    description: str
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """A problem that a kind finds in its own arguments at validation: `path` leads from the kind's value to it."""
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+
+class Files(msgspec.Struct, frozen=True):
+    """What a kind may ask about files at validation: `folder` is the workflow's, `root` its repository; `made` are the
+    paths that earlier `run` steps declare to make.
+    """
+
+    folder: Path
+    root: Path
+    made: frozenset[str] = frozenset()
+
+
+def _no_builder(preferred: str) -> Builder:
+    raise StepFailed(f"no image builder was looked for ({preferred})", reason="tool")
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """Where commands are made, the same for plan and run: the engine's dialect, the namespace (may be empty), the
+    workflow's folder, and how a path is written (`show_path`). `variable` names the shell variable that holds an output
+    of this step in a planned script.
+    """
+
+    dialect: Dialect
+    namespace: str
+    folder: Path
+    show_path: Callable[[Path], str] = str
+    variable: Callable[[str], str] = lambda output: output
+    timeout: float = 60.0
+    builder: Callable[[str], Builder] = _no_builder
+    """The image builder of this machine, by preference; found once."""
+
+    def path(self, name: str) -> str:
+        return self.show_path(self.folder / name)
+
+
+class Context(Protocol):
+    """What a running step is given. It is also the `Hand` that clusters take."""
+
+    run_id: str
+    workflow_folder: Path
+    namespace: str
+
+    @property
+    def scene(self) -> Scene: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def deadline(self) -> Deadline: ...
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    def execute(self, command: Command, *, check: bool = True) -> CommandResult: ...
+
+    def observed(self, equivalent: str) -> None:
+        """Log the line that the following observation stands for."""
+
+    def waiting(self, what: str) -> None: ...
+
+    def warn(self, message: str, *, hint: str = "") -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def intend(self, ref: Ref) -> Undo: ...
+
+    def made(self, record: Undo, uid: str) -> None: ...
+
+    def unmade(self, record: Undo) -> None: ...
+
+    def deleted(self, ref: Ref) -> None: ...
+
+    def close_later(self, close: Callable[[], None]) -> None:
+        """Call this when the scope of the step ends (forwards, background children), newest first."""
+
+    def evaluate(self, key: str, **variables: Any) -> Any:
+        """The bare CEL expression of this key over these variables; raises `expressions.EvaluationError`."""
+
+    def forwarded(self, host: str, port: int) -> str | None:
+        """The address that a forward of this run bound for a port of localhost, or None."""
+
+    def bind(self, host: str, port: int) -> None:
+        """Tell later steps that a forward of this run listens there."""
+
+    def emit(self, event: str, /, **fields: Any) -> None: ...
+
+
+class Kind(Protocol):
+    """What the table `KINDS` holds: a module of this shape."""
+
+    __doc__: str | None
+    NAME: str
+    Args: type[msgspec.Struct]
+    SHORT: str
+    """The key that a plain string (or list) as the kind's value sets; empty for none."""
+    TIMEOUT: str
+    OUTPUTS: Mapping[str, Output]
+    EXPRESSIONS: Mapping[str, tuple[str, ...]]
+    """Keys that hold bare CEL, and the variables they see."""
+    REPEATABLE: bool
+    """Whether `retry` makes sense: False for kinds that poll by themselves."""
+
+    def title(self, data: Mapping[str, Any]) -> str:
+        """The default name of a step, from its data as written (`pod/pythonapp`)."""
+
+    def needs_cluster(self, data: Mapping[str, Any]) -> bool:
+        """Whether it needs a cluster (or podman) to run."""
+
+    def wants_cluster(self, data: Mapping[str, Any]) -> bool:
+        """Whether it uses the cluster of the kubeconfig when there is one, although it can do without."""
+
+    def fixed_ports(self, data: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+        """The local (address, port) pairs that it will listen on, as far as they are known before the run."""
+
+    def check(self, data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+        """Faults that the schema cannot see; `data` may hold `${{ }}` strings."""
+
+    def commands(self, args: Any, scene: Scene) -> tuple[Command, ...]:
+        """The exact argv of its mutations; pure."""
+
+    def equivalent(self, args: Any, scene: Scene) -> tuple[str, ...]:
+        """Lines of bash that its observations stand for; pure."""
+
+    def run(self, args: Any, context: Any) -> dict[str, Any]:
+        """Do it; answer the outputs. Raises `StepFailed`."""
+
+
+def always_cluster(data: Mapping[str, Any]) -> bool:
+    """The `needs_cluster` of kinds that talk to the cluster."""
+    return True
+
+
+def never_cluster(data: Mapping[str, Any]) -> bool:
+    """The `needs_cluster` of kinds that do not."""
+    return False
+
+
+def no_ports(data: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+    """The `fixed_ports` of kinds that do not listen."""
+    return ()
+
+
+def no_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    """The `check` of kinds whose schema says it all."""
+    return ()
+
+
+def no_commands(args: Any, scene: Scene) -> tuple[Command, ...]:
+    """The `commands` of kinds that only observe."""
+    return ()
+
+
+def no_equivalent(args: Any, scene: Scene) -> tuple[str, ...]:
+    """The `equivalent` of kinds that only mutate."""
+    return ()
+
+
+def selections(target: Target, namespace: str) -> tuple[Selection, ...]:
+    """The selections that a target means; raises `StepFailed` for a reference without a slash."""
+    from runner.cluster.protocol import Selection
+
+    if isinstance(target, TargetMap):
+        names = (target.name,) if target.name else ()
+        return (Selection(target.kind, names, target.selector, target.namespace or namespace),)
+    references = (target,) if isinstance(target, str) else target
+    by_kind: dict[str, list[str]] = {}
+    for reference in references:
+        kind, slash, name = reference.partition("/")
+        if not (kind and slash and name):
+            raise StepFailed(f"{reference!r} is not a reference", hint="write kind/name, as in pod/pythonapp")
+        by_kind.setdefault(kind, []).append(name)
+    return tuple(Selection(kind, tuple(names), "", namespace) for kind, names in by_kind.items())
+
+
+def target_faults(value: Any, path: tuple[str | int, ...]) -> Iterable[Fault]:
+    """Faults of a target as written: a reference must be `kind/name`, a map needs a name or a selector."""
+    if isinstance(value, Mapping):
+        if bool(value.get("name")) == bool(value.get("selector")):
+            yield Fault(path, "a target needs a name or a selector, one of them")
+        return
+    for index, reference in enumerate(value) if isinstance(value, list) else [(-1, value)]:
+        if isinstance(reference, str) and "${{" not in reference and not re.fullmatch(r"[^/\s]+/[^/\s]+", reference):
+            place = path if index < 0 else (*path, index)
+            yield Fault(place, f"{reference!r} is not a reference to an object", "write kind/name, as in pod/pythonapp")
+
+
+def target_title(value: Any) -> str:
+    """A target (or files) in the default name of a step."""
+    if isinstance(value, Mapping):
+        return " ".join(str(value[key]) for key in ("kind", "name", "selector") if key in value)
+    return value if isinstance(value, str) else ", ".join(map(str, value or ()))
+
+
+def is_file(text: str) -> bool:
+    """A string that ends in .yaml, .yml or .json is a file, anything else a reference; the disk is never asked."""
+    return text.endswith((".yaml", ".yml", ".json"))
+
+
+def object_ref(object_: Object) -> Ref:
+    """The reference of a live object."""
+    from runner.cluster.protocol import Ref
+
+    meta = object_.get("metadata", {})
+    return Ref(object_.get("kind", ""), meta.get("name", ""), meta.get("namespace", ""), object_.get("apiVersion", ""))

@@ -1,0 +1,73 @@
+"""Make an image that exists on this machine known to the cluster's nodes.
+
+`build` does this by itself. `load` is for images that something else built or pulled, and for archives
+(`docker save`, `podman save`).
+
+```yaml
+- load: pythonapp
+- load: {archive: build/web.tar}
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from runner.steps import kind, manifests
+from runner.steps.kind import Args as BaseArgs
+from runner.steps.kind import Context, Fault, Files, Output, Scene
+
+NAME: Final = "load"
+SHORT: Final = "image"
+TIMEOUT: Final = "5m"
+REPEATABLE: Final = True
+EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
+OUTPUTS: Final = {"image": Output("string", "The image's name, or the archive's path.")}
+
+
+class Args(BaseArgs, frozen=True):
+    """What to load: `image` or `archive`, one of them."""
+
+    image: Annotated[str, Meta(description="An image of the local builder.")] = ""
+    archive: Annotated[str, Meta(description="An archive of images, as `docker save` and `podman save` write it.")] = ""
+
+
+def title(data: Mapping[str, Any]) -> str:
+    return str(data.get("image") or data.get("archive") or "")
+
+
+needs_cluster = kind.always_cluster
+wants_cluster = kind.never_cluster
+fixed_ports = kind.no_ports
+
+
+def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    image, archive = data.get("image"), data.get("archive")
+    if bool(image) == bool(archive):
+        yield Fault((), "`load` needs `image` or `archive`, one of them")
+    if isinstance(archive, str) and "${{" not in archive and archive not in files.made:
+        path = files.folder / archive
+        if outside := manifests.leaves(path, files.root):
+            yield Fault(("archive",), outside, "move it into the repository")
+        elif not path.is_file():
+            hint = f"a `run` step before that makes it says so with `generates: [{archive}]`"
+            yield Fault(("archive",), f"there is no file {archive}", hint)
+
+
+commands = kind.no_commands
+
+
+def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
+    from runner.shell import quote
+
+    words = ("load_image", args.image) if args.image else ("load_archive", scene.path(args.archive))
+    return (quote(words),) if scene.dialect.engine == "kubectl" else ()
+
+
+def run(args: Args, context: Context) -> dict[str, Any]:
+    archive = context.workflow_folder / args.archive if args.archive else None
+    context.note(context.cluster.load(args.image or args.archive, archive, context))
+    return {"image": args.image or args.archive}

@@ -1,0 +1,150 @@
+"""Run your own command: a script for bash, or a program with its arguments.
+
+A string is a script for `bash -euo pipefail`; a list is a program and its arguments, without a shell. Values travel in
+`env`, never inside a script. The children see the run's cluster and namespace as kubectl's own defaults. A run is
+connected to a cluster when a step needs one or names kubectl or helm, or when the file or the command line names a
+cluster or a namespace; otherwise, and on podman, its children see no kubeconfig.
+
+```yaml
+- run: kubectl get pod
+  show: true
+- run: [python3, check.py, "--url", "${{ steps.web.outputs.url }}"]
+- run: {command: ./make-manifests, generates: [build/app.yaml]}
+- run: |
+    test "$(curl --silent "$URL")" = Hello
+  env: {URL: "${{ steps.web.outputs.url }}"}
+```
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from msgspec import Meta
+
+from runner.errors import StepFailed
+from runner.steps import kind, manifests, matching
+from runner.steps.kind import Args as BaseArgs
+from runner.steps.kind import Context, Fault, Files, Match, Output, Scene
+
+if TYPE_CHECKING:
+    from runner.shell import Command
+
+NAME: Final = "run"
+SHORT: Final = "command"
+TIMEOUT: Final = "5m"
+REPEATABLE: Final = True
+EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
+OUTPUTS: Final = {
+    "stdout": Output("string", "What it printed, without the last newline."),
+    "stderr": Output("string", "What it printed to standard error."),
+    "code": Output("int", "Its exit code."),
+    "json": Output("dyn", "What it printed, parsed, when that is JSON; else null."),
+}
+
+
+class Expect(BaseArgs, frozen=True):
+    """What the command must do; without it, end with exit code 0."""
+
+    code: Annotated[int, Meta(ge=0, le=255, description="The exit code.")] = 0
+    stdout: Annotated[Match | None, Meta(description="What it must print.")] = None
+    stderr: Annotated[Match | None, Meta(description="What it must print to standard error.")] = None
+
+
+class Args(BaseArgs, frozen=True):
+    """What to run."""
+
+    command: Annotated[
+        Annotated[str, Meta(min_length=1)] | Annotated[tuple[str, ...], Meta(min_length=1)],
+        Meta(description="A script (a string), or a program and its arguments (a list)."),
+    ]
+    dir: Annotated[str, Meta(description="The working directory; by default the workflow's folder.")] = "."
+    stdin: Annotated[
+        str | None, Meta(description="What the command reads from standard input; nothing by default.")
+    ] = None
+    expect: Annotated[Expect, Meta(description="What counts as success.")] = Expect()
+    generates: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Files that it makes, so that later steps may name them.", extra_json_schema={"x-static": True}
+        ),
+    ] = ()
+
+
+needs_cluster = kind.never_cluster
+
+_TOOLS: Final = re.compile(r"\b(kubectl|helm)\b")
+fixed_ports = kind.no_ports
+
+
+def wants_cluster(data: Mapping[str, Any]) -> bool:
+    return bool(_TOOLS.search(title(data)))
+
+
+def title(data: Mapping[str, Any]) -> str:
+    value = data.get("command", "")
+    return value if isinstance(value, str) else " ".join(map(str, value))
+
+
+def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    command = data.get("command")
+    if isinstance(command, str) and "${{" in command:
+        yield Fault(
+            ("command",),
+            "an expression in a script is not allowed: its value would become code",
+            'put it in `env: {NAME: "${{ … }}"}` and write "$NAME" in the script',
+        )
+    directory = data.get("dir")
+    if isinstance(directory, str) and "${{" not in directory:
+        path = files.folder / directory
+        if outside := manifests.leaves(path, files.root):
+            yield Fault(("dir",), outside, "use a folder of the repository")
+        elif not path.is_dir() and directory not in files.made:
+            yield Fault(("dir",), f"there is no folder {directory}")
+    expect = data.get("expect")
+    for stream in ("stdout", "stderr"):
+        if isinstance(expect, Mapping) and isinstance(expect.get(stream), Mapping):
+            yield from matching.faults(expect[stream], ("expect", stream))
+
+
+def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
+    from runner.shell import Command
+
+    argv = ("bash", "-euo", "pipefail", "-c", args.command) if isinstance(args.command, str) else args.command
+    return (Command(argv, stdin=args.stdin, cwd=scene.folder / args.dir),)
+
+
+equivalent = kind.no_equivalent
+
+
+def run(args: Args, context: Context) -> dict[str, Any]:
+    from runner.shell import find
+
+    (command,) = commands(args, context.scene)
+    if isinstance(args.command, str) and not find("bash"):
+        raise StepFailed("bash is not installed", hint="install bash, or give `command` as a list", reason="tool")
+    result = context.execute(command, check=False)
+    if result.code != args.expect.code:
+        raise StepFailed(
+            f"{_ended(result.code)}, expected exit code {args.expect.code}"
+            if args.expect.code
+            else _ended(result.code),
+            reason="exit_code",
+            result=result,
+        )
+    for stream, text in (("stdout", result.stdout), ("stderr", result.stderr)):
+        wanted: Match | None = getattr(args.expect, stream)
+        if wanted and (wrong := matching.differences(wanted, text)):
+            raise StepFailed(f"{stream} is not as expected", reason="expect", details="\n".join(wrong), result=result)
+    return {
+        "stdout": result.stdout.removesuffix("\n"),
+        "stderr": result.stderr.removesuffix("\n"),
+        "code": result.code,
+        "json": matching.parsed(result.stdout),
+    }
+
+
+def _ended(code: int) -> str:
+    return f"the command was ended by signal {-code}" if code < 0 else f"the command ended with exit code {code}"

@@ -1,0 +1,163 @@
+"""`plan`: what would run, as a table and as a script that does the same job by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import FakeBin
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+Kubectl = Callable[..., str]
+
+ROOT = Path(__file__).parents[2]
+FLOW = """\
+name: flow
+inputs:
+  who: world
+  token: {secret: true, env: TOKEN}
+steps:
+  - apply: pod.yaml
+  - wait: pod/app
+  - id: web
+    forward: {target: pod/app, ports: ":http"}
+  - verify: {url: "${{ steps.web.outputs.url }}/x y", contains: "it's"}
+    if: inputs.who == 'world'
+  - id: look
+    run: kubectl get pod -o name
+  - run: 'echo "$POD $WHO $T"'
+    env: {POD: "${{ steps.look.outputs.stdout }}", WHO: "${{ inputs.who }}", T: "${{ inputs.token }}"}
+    retry: {attempts: 3, interval: 2s}
+  - delete: [pod/app, service/web]
+finally:
+  - run: [echo, "${{ steps.web.outcome }}"]
+"""
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: app}
+spec: {containers: [{name: app, image: app, ports: [{name: http, containerPort: 5000}]}]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "flow.yaml").write_text(FLOW)
+    (tmp_path / "pod.yaml").write_text(POD)
+    return tmp_path
+
+
+def test_table_shows_the_commands_of_every_step(runner: Runner, folder: Path) -> None:
+    """Mutations with their exact argv, observations with what they stand for, conditions, and the cleanup."""
+    answer = runner("plan", "--engine", "kubectl", "flow.yaml", cwd=folder)
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == textwrap.dedent("""\
+        flow (flow.yaml): engine kubectl, namespace the context's own
+        steps:
+          1  apply pod.yaml
+               $ kubectl apply --filename=pod.yaml
+          2  wait pod/app
+               ~ kubectl wait pod/app --for=condition=Ready --timeout=120s
+          3  forward pod/app :http
+               ~ kubectl port-forward --address=127.0.0.1 pod/app "$web_port:http"
+          4  verify ${{ steps.web.outputs.url }}/x y
+               ~ curl '${{ steps.web.outputs.url }}/x y'
+          5  run kubectl get pod -o name
+               $ bash -euo pipefail -c 'kubectl get pod -o name'
+          6  run echo "$POD $WHO $T"
+               $ bash -euo pipefail -c 'echo "$POD $WHO $T"'
+          7  delete pod/app, service/web
+               $ kubectl delete pod/app --ignore-not-found --wait=false
+               $ kubectl delete service/web --ignore-not-found --wait=false
+        finally:
+          8  run echo ${{ steps.web.outcome }}
+               $ echo '${{ steps.web.outcome }}'
+        cleanup: what the run created is deleted at the end, newest first; what existed before is left alone
+          $ is executed as it stands (apply from a copy that carries the run's label), ~ is watched through the API
+        """)
+
+
+def test_plan_starts_nothing(runner: Runner, folder: Path, fake_bin: FakeBin) -> None:
+    """No kubectl is called, and nothing is written."""
+    for name in ("kubectl", "podman", "docker"):
+        fake_bin.put(name, "exit 1")
+    before = sorted(folder.iterdir())
+
+    for arguments in ((), ("--format", "sh")):
+        assert runner("plan", *arguments, "--engine", "kubectl", "flow.yaml", cwd=folder).returncode == 0
+    mutations = [call for call in fake_bin.calls if call[0] == "kubectl"]
+
+    assert mutations == []
+    assert sorted(path for path in folder.iterdir() if path.name != ".calls") == before
+
+
+def test_script_is_clean_and_passes_values_as_variables(runner: Runner, folder: Path) -> None:
+    """ShellCheck has nothing to say; what only a run knows is a shell variable, a secret input one that must be set."""
+    answer = runner("plan", "--format", "sh", "--engine", "kubectl", "flow.yaml", cwd=folder, env={"TOKEN": "geheim"})
+    (folder / "plan.sh").write_text(answer.stdout)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run([shellcheck, "plan.sh"], cwd=folder, capture_output=True, text=True, check=False)
+
+    assert checked.stdout == ""
+    assert "geheim" not in answer.stdout
+    assert 'TOKEN="${TOKEN:?' in answer.stdout
+    lines = answer.stdout.splitlines()
+    assert "web_port=$(free_port)" in lines
+    assert any(line.startswith("verify 30 '2??' it") and '"$web_url"' in line for line in lines)
+    assert "look_stdout=$( bash -euo pipefail -c 'kubectl get pod -o name' | tee /dev/stderr)" in lines
+    assert any(line.startswith('retry 3 2 env POD="$look_stdout" WHO=world T="$TOKEN" bash -euo') for line in lines)
+
+
+def test_namespace_and_context_stand_in_the_commands(runner: Runner, folder: Path) -> None:
+    """Given on the command line they are pinned for the whole script."""
+    answer = runner(
+        "plan", "--format", "sh", "--engine", "kubectl", "-n", "demo", "--context", "kind", "flow.yaml", cwd=folder
+    )
+
+    assert "config view --minify --flatten --raw --context=kind" in answer.stdout
+    assert "set-context --current --namespace=demo" in answer.stdout
+
+
+def test_step_that_is_known_to_be_skipped(runner: Runner, folder: Path) -> None:
+    """A condition over inputs is decided in the plan."""
+    answer = runner("plan", "--engine", "kubectl", "--set", "who=nobody", "flow.yaml", cwd=folder)
+
+    assert "[skipped: inputs.who == 'world' is false]" in answer.stdout
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["pod", "deployment", "smoke"])
+def test_script_does_the_same_job(
+    name: str, runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    """On a real cluster the planned script passes by itself, and leaves nothing."""
+    workflows = tmp_path / "workflows"
+    shutil.copytree(ROOT / "workflows", workflows)
+    place = () if name == "smoke" else ("-n", namespace)
+    plan = runner("plan", "--format", "sh", *place, f"workflows/{name}.yaml", cwd=tmp_path, env=cluster_env)
+    (tmp_path / "plan.sh").write_text(plan.stdout)
+
+    script = subprocess.run(
+        ["bash", "plan.sh"],
+        cwd=tmp_path,
+        env={**os.environ, **cluster_env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert script.returncode == 0, script.stdout + script.stderr
+    assert kubectl("get", "all", "-n", namespace, "-o", "name") == ""
+    assert "smoke-" not in kubectl("get", "namespaces", "-o", "name")

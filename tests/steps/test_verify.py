@@ -1,0 +1,428 @@
+"""`verify` against real servers on this machine: what it expects, when it asks again, what it says."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from runner.cluster.kubectl import KubectlDialect
+from runner.deadline import Deadline
+from runner.errors import Cancelled, StepFailed, TimedOut
+from runner.expressions import compile as compile_expression
+from runner.steps import verify
+from runner.steps.kind import Files, Scene
+
+
+class FakeContext:
+    """What `verify` needs of a step: a deadline, what forwards bound, expressions."""
+
+    def __init__(self, tmp_path: Any, seconds: float = 10, **bound: str) -> None:
+        self.deadline = Deadline(seconds)
+        self.waits: list[str] = []
+        self.scene = Scene(dialect=KubectlDialect(), namespace="", folder=tmp_path, timeout=seconds)
+        self.that = ""
+        self._bound = bound
+
+    def observed(self, equivalent: str) -> None:
+        self.equivalent = equivalent
+
+    def waiting(self, what: str) -> None:
+        self.waits.append(what)
+
+    def forwarded(self, host: str, port: int) -> str | None:
+        return self._bound.get(host)
+
+    def evaluate(self, key: str, **variables: Any) -> Any:
+        return compile_expression(self.that, {"response": "dyn"}).evaluate(variables)
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by a function of the test, and keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[Handler], None]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer = answer
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((self.command, self.path, dict(self.headers), body))
+        self.server.answer(self)
+
+    do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815 - http.server's names
+
+    def say(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(answer: Callable[[Handler], None]) -> Iterator[Server]:
+    with Server(answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def context(tmp_path: Any) -> FakeContext:
+    return FakeContext(tmp_path)
+
+
+def run(context: FakeContext, **data: Any) -> dict[str, Any]:
+    context.that = data.get("that", "")
+    return verify.run(msgspec.convert(data, verify.Args), context)  # type: ignore[arg-type]
+
+
+def hello(handler: Handler) -> None:
+    handler.say(200, b'{"say": "Hello", "n": [1, 2]}', Content_Type="application/json")
+
+
+def test_answer_as_outputs(context: FakeContext) -> None:
+    """Status, headers in lower case, body, parsed body, time and number of attempts."""
+    with serving(hello) as server:
+        outputs = run(context, url=f"{server.url}/a?b=c")
+
+    assert server.asked[0][:2] == ("GET", "/a?b=c")
+    assert (outputs["status"], outputs["attempts"]) == (200, 1)
+    assert outputs["headers"]["content-type"] == "application/json"
+    assert outputs["json"] == {"say": "Hello", "n": [1, 2]}
+    assert 0 < outputs["elapsed"] < 5
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"status": 200},
+        {"status": "2xx"},
+        {"status": [404, "2xx"]},
+        {"contains": "Hello", "matches": "n.*2", "json": {"n": [1, 2]}},
+        {"headers": {"content-type": "application/json"}},
+        {"headers": {"Content-Type": {"contains": "json"}}},
+        {"that": "response.json.n[1] == 2 && response.headers['content-type'].contains('json')"},
+        {"max_elapsed": "5s"},
+    ],
+)
+def test_expectations_that_hold(context: FakeContext, expected: dict[str, Any]) -> None:
+    """Each of them is enough."""
+    with serving(hello) as server:
+        assert run(context, url=server.url, **expected)["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("expected", "difference"),
+    [
+        ({"status": 201}, "expected status 201, got 200 OK"),
+        ({"status": ["3xx", 404]}, "expected status 3xx or 404, got 200 OK"),
+        ({"contains": "Goodbye"}, 'expected it to contain "Goodbye", got '),
+        ({"headers": {"X-A": "1"}}, "header X-A: expected one, there is none"),
+        ({"headers": {"content-type": "text/html"}}, "header content-type: expected exactly "),
+        ({"json": {"n": [1, 3]}}, "$.n[1]: expected 3, got 2"),
+        ({"that": "response.json.n[0] == 2"}, "expected that response.json.n[0] == 2"),
+        ({"that": "response.json.missing == 2"}, "but there is no field `missing`"),
+        ({"max_elapsed": "0.0001ms"}, "expected an answer within 0.0001ms, it took "),
+    ],
+)
+def test_expectations_that_do_not_hold(tmp_path: Any, expected: dict[str, Any], difference: str) -> None:
+    """They are asked for until the deadline; then the message says what was expected and what came."""
+    with serving(hello) as server, pytest.raises(TimedOut) as caught:
+        run(FakeContext(tmp_path, 0.3), url=server.url, **expected)
+
+    assert caught.value.message.startswith(f"GET {server.url}: asked ")
+    assert difference in caught.value.message
+    assert "the answer: 200 OK" in caught.value.details
+    assert len(server.asked) > 1
+
+
+def test_asks_until_the_answer_is_right(context: FakeContext) -> None:
+    """5xx, cut connections and wrong answers are not final."""
+
+    def cut(handler: Handler) -> None:
+        handler.connection.shutdown(socket.SHUT_RDWR)
+        handler.close_connection = True
+
+    answers = iter([lambda h: h.say(503), cut, lambda h: h.say(200, b"wait"), hello])
+
+    def answer(handler: Handler) -> None:
+        next(answers)(handler)
+
+    with serving(answer) as server:
+        outputs = run(context, url=server.url, contains="Hello")
+
+    assert outputs["attempts"] == 4
+    assert "expected status 2xx, got 503 Service Unavailable" in context.waits[0]
+
+
+def test_waits_for_a_server_that_comes_later(context: FakeContext) -> None:
+    """A refused connection is repeated; here the server begins to listen after the first refusal."""
+    with socket.socket() as later:
+        later.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{later.getsockname()[1]}".removeprefix("tcp://")
+
+        def come(what: str) -> None:
+            context.waits.append(what)
+            later.listen()
+
+        context.waiting = come  # type: ignore[method-assign]
+        outputs = run(context, tcp=url)
+
+    assert outputs["attempts"] == 2
+    assert context.waits[0].endswith("connection refused")
+
+
+def test_refusal_has_a_hint(tmp_path: Any) -> None:
+    """Nobody listens: the way to reach a Pod is named."""
+    with pytest.raises(TimedOut) as caught:
+        run(FakeContext(tmp_path, 0.1), url="http://127.0.0.1:1/")
+
+    assert caught.value.message.endswith("127.0.0.1:1: connection refused")
+    assert "`forward`" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("request_", "body", "content_type"),
+    [
+        ({"method": "POST", "json": {"a": 1}}, b'{"a": 1}', "application/json"),
+        ({"method": "PUT", "body": "text"}, b"text", "text/plain; charset=utf-8"),
+        ({"method": "POST", "form": {"a": "b c"}}, b"a=b+c", "application/x-www-form-urlencoded"),
+        ({"method": "POST", "body": "<a/>", "headers": {"content-type": "text/xml"}}, b"<a/>", "text/xml"),
+    ],
+)
+def test_requests(context: FakeContext, request_: dict[str, Any], body: bytes, content_type: str) -> None:
+    """Method, headers and body are sent as written."""
+    with serving(hello) as server:
+        run(context, url=server.url, request=request_)
+
+    method, _, headers, sent = server.asked[0]
+    assert (method, sent) == (request_["method"], body)
+    assert {name.lower(): value for name, value in headers.items()}["content-type"] == content_type
+
+
+def test_post_is_asked_once(context: FakeContext) -> None:
+    """A request that may have had its effect is not repeated, whatever the answer."""
+    with serving(lambda handler: handler.say(500)) as server, pytest.raises(StepFailed) as caught:
+        run(context, url=server.url, request={"method": "POST", "body": "x"})
+
+    assert not isinstance(caught.value, TimedOut)
+    assert len(server.asked) == 1
+    assert "may have had its effect" in caught.value.hint
+
+
+def test_post_is_repeated_when_it_was_not_sent(context: FakeContext) -> None:
+    """A refused connection carried nothing."""
+    with serving(hello) as server:
+        port = server.server_port
+    # The port is free now; a server takes it after the first refusal.
+    started: list[Any] = []
+
+    def come(what: str) -> None:
+        context.waits.append(what)
+        if not started:
+            again = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            again.answer, again.asked = hello, []  # type: ignore[attr-defined]
+            threading.Thread(target=again.serve_forever, args=(0.01,), daemon=True).start()
+            started.append(again)
+
+    context.waiting = come  # type: ignore[method-assign]
+    outputs = run(context, url=f"http://127.0.0.1:{port}/", request={"method": "POST", "body": "x"})
+    started[0].shutdown()
+    started[0].server_close()
+
+    assert (outputs["status"], outputs["attempts"]) == (200, 2)
+
+
+@pytest.mark.parametrize(("follow", "status"), [(False, 302), (True, 200)])
+def test_redirects(context: FakeContext, follow: bool, status: int) -> None:
+    """They are followed only when asked for; credentials stay with their host."""
+    with serving(hello) as other:
+
+        def elsewhere(handler: Handler) -> None:
+            handler.say(302, Location=f"{other.url}/there")
+
+        with serving(elsewhere) as server:
+            request = {"follow_redirects": follow, "headers": {"Authorization": "Bearer x", "X-Other": "1"}}
+            outputs = run(context, url=server.url, status=status, request=request)
+
+    assert outputs["status"] == status
+    if follow:
+        _, path, headers, _ = other.asked[0]
+        assert (path, headers.get("Authorization"), headers.get("X-Other")) == ("/there", None, "1")
+
+
+def test_endless_redirects(context: FakeContext) -> None:
+    """A circle ends."""
+    circle = serving(lambda handler: handler.say(302, Location="/"))
+    with circle as server, pytest.raises(StepFailed, match="more than"):
+        run(context, url=server.url, request={"follow_redirects": True})
+
+
+def test_silent_server_costs_one_request_timeout(tmp_path: Any) -> None:
+    """A server that takes the request and says nothing, or a byte now and then, does not hold the step."""
+    over = threading.Event()
+
+    def dribble(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while not over.wait(0.02):
+            handler.wfile.write(b"x")
+
+    with serving(dribble) as server, pytest.raises(TimedOut, match=r"no answer within 0\.1 s"):
+        run(FakeContext(tmp_path, 0.25), url=server.url, request={"timeout": "100ms"})
+    over.set()
+
+
+def test_cancelling_ends_a_request_at_once(context: FakeContext) -> None:
+    """A signal reaches a verify that hangs in a silent server."""
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(handler: Handler) -> None:
+        asked.set()
+        over.wait(20)
+
+    with serving(silent) as server:
+
+        def interrupt() -> None:
+            asked.wait(20)
+            context.deadline.cancel("SIGINT")
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(Cancelled):
+            run(context, url=server.url, request={"timeout": "20s"})
+        took = time.monotonic() - started
+        over.set()
+
+    assert took < 10
+
+
+def test_proxies_of_the_environment_are_ignored(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY changes nothing."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with serving(hello) as server:
+        assert run(context, url=server.url)["status"] == 200
+
+
+def test_localhost_is_what_a_forward_bound(tmp_path: Any) -> None:
+    """The address of a forward of the run comes before the usual ones."""
+    with serving(hello) as server:
+        context = FakeContext(tmp_path, localhost="127.0.0.1")
+        assert run(context, url=f"http://localhost:{server.server_port}")["status"] == 200
+        assert server.asked[0][2]["Host"] == f"localhost:{server.server_port}"
+
+
+@pytest.mark.parametrize(
+    ("charset", "body"), [("utf-8", "é".encode()), ("latin-1", b"\xe9"), ("nonsense", "é".encode())]
+)
+def test_bodies_are_decoded(context: FakeContext, charset: str, body: bytes) -> None:
+    """By the charset that the server names, as UTF-8 otherwise."""
+    with serving(lambda handler: handler.say(200, body, Content_Type=f"text/plain; charset={charset}")) as server:
+        assert run(context, url=server.url, equals="é")["body"] == "é"
+
+
+def test_tcp_that_is_closed_at_once(tmp_path: Any) -> None:
+    """A listener that hangs up is not what was wanted."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(TimedOut, match="the connection was closed at once"):
+            run(FakeContext(tmp_path, 0.1), tcp=f"127.0.0.1:{server.getsockname()[1]}")
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+class TestCheck:
+    """Faults that are found before anything runs."""
+
+    FILES: ClassVar[Files | None] = None
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ({}, "give `url` or `tcp`, one of them"),
+            ({"url": "http://a", "tcp": "a:1"}, "give `url` or `tcp`, one of them"),
+            ({"tcp": "localhost"}, "'localhost' is not an address"),
+            ({"tcp": "localhost:99999"}, "'localhost:99999' is not an address"),
+            ({"tcp": "localhost:²"}, "is not an address"),
+            ({"tcp": "a:1", "status": 200}, "`status` belongs to HTTP; with `tcp` "),
+            ({"url": "localhost:5000"}, "it must begin with http:// or https://"),
+            ({"url": "http://"}, "it names no host"),
+            ({"url": "http://a/b c"}, "it has a space"),
+            ({"url": "http://a:99999"}, "Port out of range"),
+            ({"url": "http://a", "matches": "("}, "this regular expression is not valid"),
+            ({"url": "http://a", "headers": {"X": {"matches": "("}}}, "this regular expression is not valid"),
+            ({"url": "http://a", "request": {"json": 1, "form": {}}}, "a request has one body: `json` or `form`"),
+        ],
+    )
+    def test_fault(self, data: dict[str, Any], message: str) -> None:
+        """Each has a sentence of its own."""
+        faults = list(verify.check(data, self.FILES))  # type: ignore[arg-type]
+
+        assert any(message in fault.message for fault in faults), faults
+
+    def test_expressions_are_left_to_the_run(self) -> None:
+        """A value that is not known yet has no fault."""
+        assert list(verify.check({"url": "${{ steps.web.outputs.url }}"}, self.FILES)) == []  # type: ignore[arg-type]
+
+
+def test_equivalent_is_curl(context: FakeContext) -> None:
+    """What a script would type; expectations that curl cannot check are named."""
+    args = msgspec.convert(
+        {
+            "url": "http://a/",
+            "contains": ["x", "y"],
+            "json": {"a": 1},
+            "request": {"method": "PUT", "json": {"b": 2}, "headers": {"X": "1"}, "follow_redirects": True},
+        },
+        verify.Args,
+    )
+
+    *remarks, line = verify.equivalent(args, context.scene)
+
+    assert remarks == ["# verify also expects: contains y", '# verify also expects: json {"a": 1}']
+    assert line == (
+        "verify 10 '2??' x curl --request PUT --header 'Content-Type: application/json' "
+        "--data-raw '{\"b\": 2}' --header 'X: 1' --location http://a/"
+    )
+
+
+def test_name_that_cannot_be_one(tmp_path: Any) -> None:
+    """It is told as what it is, at the deadline as any unknown name."""
+    with pytest.raises(TimedOut, match=r"the name a\.\.b is not known"):
+        run(FakeContext(tmp_path, 0.3), url="http://a..b/")

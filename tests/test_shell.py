@@ -1,0 +1,196 @@
+"""Child processes: output, exit codes, deadlines, groups. Every test starts real ones."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runner import shell
+from runner.deadline import Deadline
+from runner.errors import Cancelled, CannotStart, TimedOut
+from runner.shell import Command
+
+
+def bash(script: str) -> Command:
+    return Command(("bash", "-c", script))
+
+
+def test_result_carries_code_and_both_streams() -> None:
+    """Code and output are answered whatever the code is."""
+    result = shell.run(bash("echo out; echo err >&2; exit 3"), Deadline(30))
+
+    assert (result.code, result.stdout, result.stderr) == (3, "out\n", "err\n")
+
+
+def test_lines_come_while_the_child_runs() -> None:
+    """Each line is handed on when it is complete, also the last one without a newline."""
+    lines: list[tuple[str, str]] = []
+
+    shell.run(bash("echo a; echo b >&2; printf c"), Deadline(30), lambda stream, line: lines.append((stream, line)))
+
+    assert sorted(lines) == [("stderr", "b"), ("stdout", "a"), ("stdout", "c")]
+
+
+def test_output_that_is_not_utf8_is_replaced() -> None:
+    """Bytes of another encoding neither raise nor change the type."""
+    result = shell.run(bash(r"printf '\xff\xfe ok'"), Deadline(30))
+
+    assert result.stdout == "\ufffd\ufffd ok"
+
+
+def test_megabytes_on_both_streams_do_not_deadlock() -> None:
+    """Both pipes are drained at the same time."""
+    half = "head -c 5000000 /dev/zero | tr '\\0' x"
+
+    result = shell.run(bash(f"{half}; {half} >&2"), Deadline(60))
+
+    assert (len(result.stdout), len(result.stderr)) == (5_000_000, 5_000_000)
+
+
+def test_endless_output_keeps_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is bounded in memory, and the reader is told what was dropped."""
+    monkeypatch.setattr(shell, "KEEP_BYTES", 1 << 17)
+
+    result = shell.run(bash("head -c 1000000 /dev/zero | tr '\\0' x; echo end"), Deadline(60))
+
+    assert result.stdout.startswith("… ")
+    assert "bytes of older output dropped" in result.stdout
+    assert result.stdout.endswith("xend\n")
+
+
+def test_stdin_is_empty_unless_given() -> None:
+    """A child never reads the terminal of the user."""
+    assert shell.run(Command(("cat",)), Deadline(30)).stdout == ""
+    assert shell.run(Command(("cat",), stdin="hello"), Deadline(30)).stdout == "hello"
+
+
+def test_environment_is_laid_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given variables are set, None removes one, others are inherited."""
+    monkeypatch.setenv("KEPT", "1")
+    monkeypatch.setenv("REMOVED", "2")
+    command = Command(("bash", "-c", 'echo "$KEPT-${REMOVED-}-$NEW"'), env={"REMOVED": None, "NEW": "3"})
+
+    assert shell.run(command, Deadline(30)).stdout == "1--3\n"
+
+
+def test_working_directory(tmp_path: Path) -> None:
+    """A child runs where it is told to."""
+    assert shell.run(Command(("pwd",), cwd=tmp_path), Deadline(30)).stdout == f"{tmp_path}\n"
+
+
+def test_missing_program_says_what_to_install() -> None:
+    """A program that is not there is a sentence, not a traceback."""
+    with pytest.raises(CannotStart, match="no-such-program is not installed") as caught:
+        shell.run(Command(("no-such-program",)), Deadline(30))
+
+    assert "put it on PATH" in caught.value.hint
+
+
+def test_missing_folder_is_a_sentence(tmp_path: Path) -> None:
+    """A failed start names the reason."""
+    with pytest.raises(CannotStart, match="No such file or directory"):
+        shell.run(Command(("true",), cwd=tmp_path / "nowhere"), Deadline(30))
+
+
+def test_deadline_ends_grandchildren_too(tmp_path: Path) -> None:
+    """At the deadline the whole group is gone, not only the child itself."""
+    pids = tmp_path / "pids"
+
+    with pytest.raises(TimedOut):
+        shell.run(bash(f"sleep 300 & echo $! >{pids}; echo $$ >>{pids}; wait"), Deadline(0.5))
+
+    # They were killed when `run` returned; the kernel may need a moment to end them.
+    _until(lambda: not any(_alive(int(pid)) for pid in pids.read_text().split()))
+
+
+def test_child_that_ignores_terminate_is_killed(tmp_path: Path) -> None:
+    """TERM is followed by KILL after the grace period."""
+    ready = tmp_path / "ready"
+    child = shell.start(bash(f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done"))
+    _until(ready.exists)
+
+    child.stop(grace=0.2)
+
+    assert child.code == -signal.SIGKILL
+
+
+def test_ended_child_leaves_no_background_process(tmp_path: Path) -> None:
+    """What a finished script left in the background is ended with it, and does not hold the result up."""
+    pid = tmp_path / "pid"
+    started = time.monotonic()
+
+    result = shell.run(bash(f"sleep 300 & echo $! >{pid}; echo done"), Deadline(60))
+
+    assert (result.stdout, time.monotonic() - started < 10) == ("done\n", True)
+    _until(lambda: not _alive(int(pid.read_text())))
+
+
+def test_cancelling_is_felt_at_once() -> None:
+    """A cancelled deadline wakes whoever waits for a child."""
+    deadline = Deadline(60)
+    threading.Timer(0.1, deadline.cancel, ["SIGINT"]).start()
+    started = time.monotonic()
+
+    with pytest.raises(Cancelled, match="SIGINT"):
+        shell.run(Command(("sleep", "300")), deadline)
+
+    assert time.monotonic() - started < 5
+
+
+def test_background_child_streams_and_tells_its_end() -> None:
+    """A background child hands on its lines while it lives, and calls back when it ends."""
+    first = threading.Event()
+    ended = threading.Event()
+
+    child = shell.start(bash("echo up; read -r _ || true"), lambda *_: first.set(), ended.set)
+
+    assert first.wait(30)
+    assert ended.wait(30)
+    assert child.wait(Deadline(30))
+    assert (child.code, child in shell.alive()) == (0, False)
+
+
+def test_many_children_leak_nothing() -> None:
+    """Two hundred children later there are as many descriptors and threads as before."""
+    shell.run(Command(("true",)), Deadline(30))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    for _ in range(200):
+        shell.run(Command(("true",)), Deadline(30))
+
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert shell.alive() == ()
+
+
+def test_stopping_twice_is_harmless() -> None:
+    """A child that was stopped can be stopped again."""
+    child = shell.start(Command(("sleep", "300")))
+
+    child.stop()
+    child.stop()
+
+    assert child.code == -signal.SIGTERM
+
+
+def test_signal_death_is_a_negative_code() -> None:
+    """A child that a signal ended answers the signal's number, negative."""
+    assert shell.run(bash("kill -USR1 $$"), Deadline(30)).code == -signal.SIGUSR1
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _until(condition: object) -> None:
+    """Wait for something that another process does; fails after 30 s."""
+    deadline = Deadline(30)
+    while not condition():  # type: ignore[operator]
+        deadline.pause(0.01)
