@@ -29,6 +29,7 @@ _STABLE_SECONDS: Final = 2.0
 """A child that lived this long was good: the next one starts without a pause."""
 _VERDICT_SECONDS: Final = 0.03
 """kubectl logs a refusal before it closes the connection; this long may reading that line take."""
+REFUSED: Final = "the connection was refused, nothing listens there (yet)"
 _NEVER: Final = re.compile(r"forbidden|unauthorized|unknown flag|executable .* not found", re.IGNORECASE)
 """Words of kubectl after which another try is pointless."""
 
@@ -57,17 +58,17 @@ class KubectlBackend:
         self._through: WeakKeyDictionary[socket.socket, _Tunnel] = WeakKeyDictionary()
         self._closed = False
         self._pause = 0.0
-        pod, self.port = resolve(deadline)
-        self._start(pod)
+        self._why = ""
+        """The last thing that kubectl said when it failed; a tunnel that has just started knows nothing yet."""
+        self._pod, self.port = resolve(deadline)
+        self._start(self._pod)
 
     def connect(self, deadline: Deadline) -> socket.socket:
         while True:
             try:
                 tunnel = self._ready_tunnel(deadline)
             except Expired:
-                words = self._tunnel.words if self._tunnel else ""
-                why = f"the forward to port {self.port} did not come back in time" + (f": {words}" if words else "")
-                raise TimedOut(why, reason="timeout") from None
+                raise self._too_late() from None
             try:
                 far = socket.create_connection(("127.0.0.1", tunnel.port), timeout=deadline.socket_timeout())
             except OSError:
@@ -99,14 +100,23 @@ class KubectlBackend:
                     return tunnel
                 self._restart(deadline)
 
+    def _too_late(self) -> TimedOut:
+        why = (self._tunnel.words if self._tunnel else "") or self._why or "no connection through it was made in time"
+        return TimedOut(
+            f"port {self.port} of pod/{self._pod} does not answer: {why}",
+            hint=f"does the program listen on 0.0.0.0:{self.port}?" if why == REFUSED else "",
+            reason="timeout",
+        )
+
     def _restart(self, deadline: Deadline) -> None:
-        words = self._tunnel.words if self._tunnel else ""
-        if _NEVER.search(words):
-            raise StepFailed(f"kubectl port-forward: {words}", reason="forward")
+        why = (self._tunnel.words if self._tunnel else "") or "kubectl port-forward ended"
+        self._why = why
+        if _NEVER.search(why):
+            raise StepFailed(f"kubectl port-forward: {why}", reason="forward")
         deadline.pause(self._next_pause())
-        pod, self.port = self._resolve(deadline)
-        self._start(pod)
-        self._hand.emit("forward restarted", local=str(self.port), pod=pod, why=words or "kubectl port-forward ended")
+        self._pod, self.port = self._resolve(deadline)
+        self._start(self._pod)
+        self._hand.emit("forward restarted", local=str(self.port), pod=self._pod, why=why)
 
     def _next_pause(self) -> float:
         if self._tunnel and self._tunnel.age() > _STABLE_SECONDS:
@@ -155,7 +165,7 @@ class _Tunnel:
                 self._spoken.set()
             return
         if "connection refused" in line:
-            self.words = "the Pod refused the connection: nothing listens on that port (yet)"
+            self.words = REFUSED
             self.refused.set()
         elif line.strip() and not self.words:
             self.words = line.strip()

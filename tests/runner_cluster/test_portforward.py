@@ -15,13 +15,14 @@ from runner import shell
 from runner.cluster.portforward import KubectlBackend, command
 from runner.cluster.relay import Relay
 from runner.deadline import Deadline
-from runner.errors import Cancelled, StepFailed
+from runner.errors import Cancelled, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from tests.conftest import FakeBin
     from tests.runner_cluster.conftest import FakeHand
 
-# Each life of the fake is a word: `refuse` a connection and die as kubectl does, `echo`, `die` at once, be `forbidden`.
+# Each life of the fake is a word: `refuse` a connection and die as kubectl does, `echo`, `die` at once, be `forbidden`,
+# be `mute`.
 FAKE = """
 import pathlib, socket, sys
 lives = pathlib.Path(sys.argv[1])
@@ -32,6 +33,9 @@ if life == "die":
     sys.exit("error: unable to forward port because pod is not running. Current status=Pending")
 if life == "forbidden":
     sys.exit('Error from server (Forbidden): pods "app" is forbidden: User "ci" cannot create resource')
+if life == "mute":
+    import time
+    time.sleep(60)
 server = socket.create_server(("127.0.0.1", 0))
 print(f"Forwarding from 127.0.0.1:{server.getsockname()[1]} -> 80", flush=True)
 while True:
@@ -100,7 +104,7 @@ def test_refused_connections_are_repeated(fakes: Fakes, fake_bin: FakeBin) -> No
         assert ask(relay.port) == b"hello"
     assert [call[-2] for call in fake_bin.calls] == ["pod/app-0", "pod/app-1", "pod/app-2"]
     assert [event["event"] for event in fakes.events] == ["forward restarted"] * 2
-    assert fakes.events[0]["why"] == "the Pod refused the connection: nothing listens on that port (yet)"
+    assert fakes.events[0]["why"] == "the connection was refused, nothing listens there (yet)"
 
 
 def test_kubectl_that_does_not_start_is_started_again(fakes: Fakes) -> None:
@@ -126,6 +130,25 @@ def test_missing_permission_is_final(fakes: Fakes) -> None:
     backend = fakes.backend("forbidden")
     with closing(backend), pytest.raises(StepFailed, match='User "ci" cannot create resource'):
         backend.connect(Deadline(20))
+
+
+def test_time_runs_out_while_kubectl_starts_again(fakes: Fakes) -> None:
+    """What the one before it said is the reason: the newest has not said anything yet."""
+    backend = fakes.backend("refuse", "mute")
+    with closing(backend):
+        far = backend.connect(Deadline(20))
+        assert backend._tunnel
+        backend._tunnel.refused.wait(20)
+        with Deadline(20) as deadline:
+            fakes._hand.emit = lambda event, **_: setattr(deadline, "moment", 0.0)  # type: ignore[method-assign]
+            with pytest.raises(TimedOut) as caught:
+                backend.connect(deadline)
+        far.close()
+
+    assert caught.value.message == (
+        "port 80 of pod/app-1 does not answer: the connection was refused, nothing listens there (yet)"
+    )
+    assert caught.value.hint == "does the program listen on 0.0.0.0:80?"
 
 
 def test_connect_can_be_cancelled(fakes: Fakes) -> None:
