@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from runner import shell
+from runner.cleanup import address, clean_up
 from runner.cluster.images import find_builder
 from runner.cluster.protocol import Ref, name_suffix
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFailed
 from runner.expressions import EvaluationError
 from runner.journal import Journal, Undo
-from runner.result import Cleanup, Failure, Leftover, Status, StepResult, WorkflowResult
+from runner.result import Cleanup, Failure, Status, StepResult, WorkflowResult
 from runner.shell import Command
 from runner.steps import manifests
 from runner.steps.kind import Scene
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 # From the first signal to the end of the process. CI systems kill 10 s after their first signal.
 SIGNAL_BUDGET: Final = 9.0
 SIGNAL_FINALLY: Final = 2.5
-CLEANUP_TIMEOUT: Final = 120.0
 FINALLY_TIMEOUT: Final = 120.0
 
 
@@ -401,65 +401,10 @@ class _Execution:
                 tolerated=result.tolerated,
             )
 
-    # -- cleanup ------------------------------------------------------------------------------------------------
-
     def _clean_up(self) -> Cleanup:
-        """Undo what this workflow made and may not keep."""
-        cluster = self.shared.cluster
-        open_ = {record.id: record for record in self.shared.journal.records}
-        mine = [open_[record.id] for record in self.records if record.id in open_]
         policy = self.shared.keep or self.workflow.keep
         keep_all = policy == "always" or (policy == "on_failure" and (self.failed or bool(self.cause)))
-        kept = [record for record in mine if keep_all or record.keep]
-        doomed = [record for record in mine if record not in kept]
-        if cluster is None or not doomed:
-            return Cleanup(kept=tuple(map(_address, kept)))
-        started = time.monotonic()
-        self.emit("cleanup started", objects=len(doomed))
-        deleted, left = self._undo(cluster, doomed)
-        seconds = time.monotonic() - started
-        self.emit("cleanup ended", deleted=deleted, left=len(left), kept=len(kept), seconds=round(seconds, 3))
-        return Cleanup(deleted, tuple(map(_address, kept)), tuple(left), seconds)
-
-    def _undo(self, cluster: Cluster, doomed: list[Undo]) -> tuple[int, list[Leftover]]:
-        """Delete these: calmly, and what is not gone when a signal comes in a hurry."""
-        deleted = 0
-        left: dict[str, Leftover] = {}
-        if not self.shared.signal:
-            with (
-                self.shared.cleanup.child(CLEANUP_TIMEOUT) as deadline,
-                self.shared.work.closing(lambda: deadline.cancel("hurry")),
-            ):
-                deleted, left = self._undo_within(deadline, cluster, doomed, hurry=False)
-            doomed = [record for record in doomed if record.id in left]
-        if self.shared.signal and doomed:
-            with self.shared.cleanup.child(self.shared.left_after_signal()) as deadline:
-                more, left = self._undo_within(deadline, cluster, doomed, hurry=True)
-            deleted += more
-        for leftover in left.values():
-            self.emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
-        return deleted, list(left.values())
-
-    def _undo_within(
-        self, deadline: Deadline, cluster: Cluster, doomed: list[Undo], *, hurry: bool
-    ) -> tuple[int, dict[str, Leftover]]:
-        """(how many were deleted, what is left by the id of its record)."""
-        deleted = 0
-        left = {record.id: Leftover(_address(record), "not reached", removal(record)) for record in doomed}
-        hand = StepContext(self, None, deadline, path="cleanup")
-        try:
-            for gone in cluster.undo(doomed, hand, hurry=hurry):
-                record = gone.record
-                left.pop(record.id)
-                if gone.why:
-                    left[record.id] = Leftover(_address(record), gone.why, removal(record))
-                else:
-                    deleted += 1
-                    self.shared.journal.undone(record)
-                    self.emit("object deleted", object=_address(record))
-        except RunnerError as error:
-            left = {key: Leftover(item.object, error.message, item.command) for key, item in left.items()}
-        return deleted, left
+        return clean_up(self.shared, self.records, self.emit, keep_all=keep_all)
 
 
 def _cancel_in(seconds: float, deadline: Deadline) -> None:
@@ -484,20 +429,6 @@ def _facts(error: BaseException) -> dict[str, Any]:
         "code": result.code if result else 0,
         "output": (result.stdout + result.stderr) if result else "",
     }
-
-
-def _address(record: Undo) -> str:
-    return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
-
-
-def removal(record: Undo) -> str:
-    """What a person types to remove an object that is left."""
-    if record.engine == "podman":
-        from runner.cluster import podman_dialect
-
-        return str(podman_dialect.removal(record.kind, record.name))
-    place = f" --namespace={record.namespace}" if record.namespace else ""
-    return f"kubectl delete {record}{place}"
 
 
 class StepContext:
@@ -585,7 +516,7 @@ class StepContext:
     def waiting(self, what: str) -> None:
         if what != self._waiting:
             self._waiting = what
-            self.emit("cleanup waiting" if self.path == "cleanup" else "step waiting", waiting_for=what)
+            self.emit("step waiting", waiting_for=what)
 
     def warn(self, message: str, *, hint: str = "") -> None:
         self.emit("warning", message=message, hint=hint)
@@ -614,7 +545,7 @@ class StepContext:
 
     def made(self, record: Undo, uid: str) -> None:
         self._execution.shared.journal.made(record, uid)
-        self.emit("object created", object=_address(record), uid=uid)
+        self.emit("object created", object=address(record), uid=uid)
 
     def unmade(self, record: Undo) -> None:
         self._execution.shared.journal.undone(record)
@@ -683,10 +614,10 @@ def preflight(workflow: Workflow, run: Run) -> Iterator[str]:
     (warnings are answered, errors are raised).
     """
     for step in workflow.all_steps:
-        for address, port in step.kind.fixed_ports(step.template):
+        for host, port in step.kind.fixed_ports(step.template):
             from runner.cluster.relay import check_free
 
-            check_free(address, port)
+            check_free(host, port)
     if run.cluster is None:
         return
     objects = []

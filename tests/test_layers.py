@@ -16,6 +16,7 @@ ALLOWED = {
     "commands": {
         "cli",
         "commands",
+        "cleanup",
         "engine",
         "steps",
         "cluster",
@@ -30,7 +31,8 @@ ALLOWED = {
         "result",
         "signals",
     },
-    "engine": {"steps", "cluster", "workflow", "expressions", "shell", "journal", "events", "result"},
+    "engine": {"cleanup", "steps", "cluster", "workflow", "expressions", "shell", "journal", "events", "result"},
+    "cleanup": {"cluster", "shell", "journal", "result"},
     "steps": {"steps", "cluster", "document", "expressions", "shell", "journal"},
     "cluster": {"cluster", "document", "shell", "journal"},
     "workflow": {"document", "schema", "expressions", "steps"},

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.http import ApiError
-from runner.cluster.protocol import RUN_LABEL, Gone, Hand, Object, selector_of
+from runner.cluster.protocol import RUN_LABEL, Gone, Object, RemovingHand, selector_of
 from runner.deadline import Deadline
 from runner.errors import Cancelled, RunnerError, TimedOut
 
@@ -123,7 +123,7 @@ def await_gone(cluster: Kubectl, resource: Resource, namespace: str, name: str, 
             return
 
 
-def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: Hand) -> None:
+def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHand) -> None:
     """`await_gone` for many; a timeout says what keeps the object."""
     for member in members:
         hand.waiting(f"{member} to be gone")
@@ -156,7 +156,7 @@ def _look(member: Member) -> str:
     return f"kubectl get {member}{place} -o yaml"
 
 
-def undo(cluster: Kubectl, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
     """Fire all deletes, newest first, then wait for each.
 
     A custom resource is waited for before anything older goes: its controller may have to take a finalizer away.
@@ -177,7 +177,7 @@ def undo(cluster: Kubectl, records: Sequence[Undo], hand: Hand, *, hurry: bool) 
         yield Gone(record, _await(cluster, members, hand))
 
 
-def _await(cluster: Kubectl, members: Iterable[Member], hand: Hand) -> str:
+def _await(cluster: Kubectl, members: Iterable[Member], hand: RemovingHand) -> str:
     for member in members:
         try:
             hand.waiting(f"{member} to be gone")
@@ -189,7 +189,7 @@ def _await(cluster: Kubectl, members: Iterable[Member], hand: Hand) -> str:
     return ""
 
 
-def _fire(cluster: Kubectl, record: Undo, hand: Hand, *, hurry: bool) -> list[Member]:
+def _fire(cluster: Kubectl, record: Undo, hand: RemovingHand, *, hurry: bool) -> list[Member]:
     """Start the deletion of one object, if it is ours; answers who has to vanish."""
     resource = cluster.discovery.of_manifest(record.api_version, record.kind, hand.deadline)
     live = _live(cluster, resource, record, hand.deadline)

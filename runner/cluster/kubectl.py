@@ -20,6 +20,7 @@ from runner.cluster.protocol import (
     Manifest,
     Object,
     Ref,
+    RemovingHand,
     Selection,
     name_suffix,
     render,
@@ -400,7 +401,7 @@ class Kubectl:
             context["context"]["namespace"] = name
         self._pinned.write_text(json.dumps(config))
 
-    def undo(self, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+    def undo(self, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
         return deletion.undo(self, records, hand, hurry=hurry)
 
     # -- more ---------------------------------------------------------------------------------------------------

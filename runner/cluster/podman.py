@@ -21,7 +21,19 @@ from runner.cluster.podman_manifests import MANIFEST_LABEL
 from runner.cluster.podman_objects import ref_of
 from runner.cluster.podman_observer import API, Live, Observer
 from runner.cluster.podman_service import RemoteSocket, Service, cannot_start
-from runner.cluster.protocol import RUN_LABEL, Applied, Backend, Gone, Hand, Manifest, Object, Ref, Selection, render
+from runner.cluster.protocol import (
+    RUN_LABEL,
+    Applied,
+    Backend,
+    Gone,
+    Hand,
+    Manifest,
+    Object,
+    Ref,
+    RemovingHand,
+    Selection,
+    render,
+)
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CannotStart, CommandResult, RunnerError, StepFailed, TimedOut
 from runner.journal import Undo
@@ -209,7 +221,9 @@ class Podman(Observer):
             raise StepFailed(f"{ref} was not deleted: {_why(failed)}", reason="podman", result=failed)
         hand.deleted(ref)
 
-    def _end(self, kind: str, name: str, uid: str, hand: Hand, grace: int | None = None) -> CommandResult | None:
+    def _end(
+        self, kind: str, name: str, uid: str, hand: RemovingHand, grace: int | None = None
+    ) -> CommandResult | None:
         """Remove exactly this object, if it is there: Pods by their id, volumes have only a name. Answers what podman
         said about one that it left.
         """
@@ -224,7 +238,7 @@ class Podman(Observer):
                 result = hand.execute(command, check=False)
         return result if self.exists(kind, name, uid, hand.deadline) else None
 
-    def undo(self, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+    def undo(self, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
         grace = HURRY_GRACE if hurry else None
         ours: list[tuple[Undo, str]] = []
         for record in reversed(records):
@@ -249,7 +263,7 @@ class Podman(Observer):
                 continue
             yield Gone(record, _why(left) if left else "")
 
-    def _ours(self, record: Undo, hand: Hand) -> str:
+    def _ours(self, record: Undo, hand: RemovingHand) -> str:
         """The id of what must go; empty when it is gone, or when something else has the name."""
         live = self.live(record.kind, record.name, hand.deadline)
         if live is None:

@@ -104,14 +104,10 @@ class Gone:
     why: str = ""
 
 
-class Hand(Protocol):
-    """What a cluster needs from the step on whose behalf it acts; `steps.kind.Context` is one."""
+class RemovingHand(Protocol):
+    """What a cluster needs from whoever removes objects."""
 
     run_id: str
-
-    @property
-    def folder(self) -> Path:
-        """A private folder of the step, for rendered files; it exists."""
 
     @property
     def deadline(self) -> Deadline: ...
@@ -120,7 +116,15 @@ class Hand(Protocol):
         """Run a child with the step's environment, logged; with `check`, a non-zero code raises `StepFailed`."""
 
     def waiting(self, what: str) -> None:
-        """Say what the step waits for; repeated calls with the same words are free."""
+        """Say what is waited for; repeated calls with the same words are free."""
+
+
+class Hand(RemovingHand, Protocol):
+    """What a cluster needs from the step on whose behalf it acts; `steps.kind.Context` is one."""
+
+    @property
+    def folder(self) -> Path:
+        """A private folder of the step, for rendered files; it exists."""
 
     def warn(self, message: str, *, hint: str = "") -> None:
         """A line that the user should read, although nothing failed."""
@@ -242,7 +246,7 @@ class Cluster(Protocol):
         words what was done.
         """
 
-    def undo(self, records: Sequence[Undo], hand: Hand, *, hurry: bool) -> Iterator[Gone]:
+    def undo(self, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
         """Delete what is ours, newest first, with its dependents. `hurry` (after a signal): fire all deletes at once,
         Pods with a grace of 1 s, owners orphaned before their Pods.
         """

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from runner import __version__, engine, shell
+from runner import __version__, cleanup, engine, shell
 from runner.cluster import images
 from runner.cluster.choose import Choice, engine_of, open_cluster
 from runner.commands import files
@@ -273,7 +273,7 @@ def _left(shared: engine.Run) -> None:
     records = shared.journal.records
     sys.stderr.write(f"\nrunner: left at once; {len(records)} object{'s' if len(records) != 1 else ''} may be left\n")
     for record in records:
-        sys.stderr.write(f"  {engine.removal(record)}\n")
+        sys.stderr.write(f"  {cleanup.removal(record)}\n")
     sys.stderr.flush()
     for child in shell.alive():
         child.signal(signal.SIGKILL)
