@@ -16,7 +16,7 @@ test: lint  ## install what the tests need; check the code and run the fast test
 	@$(PYTEST) -m "not e2e and not podman" --numprocesses=2 --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR) $(ARGS)
 
 e2e:  ## run the tests that need a cluster: on KUBECONFIG=..., or on a Kubernetes that is built and started here
-	@.ci/with-cluster $(PYTEST) -m "e2e or podman" $(ARGS)
+	@.ci/with-cluster $(PYTEST) -m "e2e or podman" --numprocesses=3 --dist=loadgroup $(ARGS)
 
 bench:  ## measure runner against a bash script of kubectl commands, and its start-up
 	@.ci/with-cluster .venv/bin/python -m tests.bench $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -102,6 +103,15 @@ def fake_bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBin:
 # --- real engines: tests that are marked e2e or podman
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the tests that share one thing of this machine (podman's Pods, the example's port), one runs at a time."""
+    for item in items:
+        for shared in ("example", "podman"):
+            if item.get_closest_marker(shared):
+                item.add_marker(pytest.mark.xdist_group(shared))
+                break
+
+
 @pytest.fixture(scope="session")
 def cluster_env() -> dict[str, str]:
     """The environment in which `runner` and kubectl reach the cluster of the tests. Without one the test fails."""
@@ -149,11 +159,14 @@ def namespace(kubectl: Callable[..., str]) -> Iterator[str]:
 def app_image(cluster_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """`pythonapp`, built once and known to every node of the cluster: a web server on port 5000 that says hello."""
     folder = tmp_path_factory.mktemp("app")
+    lock = (tmp_path_factory.getbasetemp().parent / "app.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # one worker builds, the others find it built
     shutil.copytree(ROOT / "workflows" / "pythonapp", folder / "pythonapp")
     (folder / "app.yaml").write_text(
         "inputs: {base: {env: BASE_IMAGE, default: docker.io/library/python:3-alpine}}\n"
         'steps: [{build: {image: pythonapp, context: pythonapp, args: {BASE: "${{ inputs.base }}"}}}]\n'
     )
     answer = _start(["run", "app.yaml"], folder, cluster_env, folder, 300)
+    lock.close()
     assert answer.returncode == 0, f"the app's image cannot be built or loaded:\n{answer.stdout}{answer.stderr}"
     return "pythonapp"

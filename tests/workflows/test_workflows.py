@@ -66,6 +66,7 @@ def test_the_pod_is_that_of_the_tutorial() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.example
 @pytest.mark.parametrize("name", [file.stem for file in FILES if file.stem != "smoke"])
 def test_runs_on_a_cluster(
     name: str, runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl
@@ -78,6 +79,7 @@ def test_runs_on_a_cluster(
 
 
 @pytest.mark.e2e
+@pytest.mark.example
 def test_smoke_runs_in_its_own_namespace(runner: Runner, cluster_env: dict[str, str], kubectl: Kubectl) -> None:
     """The smoke test passes, and its namespace is gone with it."""
     answer = runner("run", FOLDER / "smoke.yaml", env=cluster_env)
@@ -89,6 +91,7 @@ def test_smoke_runs_in_its_own_namespace(runner: Runner, cluster_env: dict[str, 
 
 
 @pytest.mark.e2e
+@pytest.mark.example
 def test_smoke_says_why_it_failed(runner: Runner, cluster_env: dict[str, str], kubectl: Kubectl) -> None:
     """An app that answers something else fails the run; the log has its Pods, events and words; nothing is left."""
     answer = runner("run", FOLDER / "smoke.yaml", "--set", "expect=Goodbye", env=cluster_env)
@@ -104,6 +107,7 @@ def test_smoke_says_why_it_failed(runner: Runner, cluster_env: dict[str, str], k
 
 
 @pytest.mark.podman
+@pytest.mark.example
 def test_pod_runs_on_podman(runner: Runner, podman_env: dict[str, str]) -> None:
     """The tutorial's Pod runs where there is no cluster, and says that it is podman."""
     answer = runner("run", FOLDER / "pod.yaml", env=podman_env)
