@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import waiting
+
 ROOT = Path(__file__).parents[2]
 FLOW = """\
 steps:
@@ -118,7 +120,7 @@ def starting(rounds: int, folder: Path) -> list[str]:
     bare = [*python, "-c", "pass"]
     libraries = [*python, "-c", "import yaml, jsonschema"]
     commands = (bare, version, libraries, validate)
-    costs = alternate(rounds, *(lambda argv=argv: measure(argv, folder) for argv in commands))
+    costs = alternate(max(rounds, 15), *(lambda argv=argv: measure(argv, folder) for argv in commands))
     rows = []
     for name, ours, other, beside, limit in (
         ("runner --version", costs[1], costs[0], "python -c pass", 3),
@@ -144,9 +146,19 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+PARTS: dict[str, Callable[[int, Path], list[str]]] = {
+    "start": starting,
+    "pod": pod_flow,
+    "latency": waiting.latency,
+    "crowds": waiting.crowds,
+}
+"""What is measured: each answers rows of the table."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="these parts (all)")
     options = parser.parse_args()
     if not os.environ.get("KUBECONFIG"):
         sys.exit("no cluster: `make bench` starts one, KUBECONFIG=... make bench takes yours")
@@ -155,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
-        rows = starting(max(options.rounds, 15), folder) + pod_flow(options.rounds, folder)
+        rows = [row for part in options.only for row in PARTS[part](options.rounds, folder)]
     print(f"medians of {options.rounds} runs, alternating; {os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
     print("| | runner | beside | ratio | limit |\n|---|---|---|---|---|")
     print("\n".join(rows))
