@@ -73,9 +73,12 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _guarded(options: Namespace) -> int:
     import errno
+    import os
 
+    from runner import confidential, masking
     from runner.errors import CannotStart, ExitCode, InvalidWorkflow, RunnerError
 
+    masking.hide(confidential.of_variables(os.environ))
     try:
         code = _dispatch(options)
         try:
@@ -136,17 +139,21 @@ def _report_error(error: object, options: Namespace) -> None:
         result = RunResult("", (), 0.0, error=error.message, hint=error.hint)
         terminal.write(sys.stdout, json_report.render(result, int(error.code)))
     else:
-        from runner.reports import terminal
-
-        hint = f"  try: {error.hint}\n" if error.hint else ""
-        terminal.write(sys.stderr, f"runner: {error.message}\n{hint}")
+        _say(f"runner: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
 
 
 def _report_bug(error: Exception) -> None:
     import traceback
 
-    sys.stderr.write("".join(traceback.format_exception(error)))
-    sys.stderr.write(f"runner: this is a bug in runner {__version__}; please report it with the lines above\n")
+    _say("".join(traceback.format_exception(error)))
+    _say(f"runner: this is a bug in runner {__version__}; please report it with the lines above")
+
+
+def _say(text: str) -> None:
+    """Lines on stderr that can quote anything: no secret passes, and no character that fools a terminal."""
+    from runner.reports import terminal, wording
+
+    terminal.write(sys.stderr, "".join(f"{line}\n" for line in wording.block(text)))
 
 
 def _parser_class() -> type[ArgumentParser]:

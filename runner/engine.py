@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from runner import shell
+from runner import confidential, masking, shell
 from runner.cleanup import address, clean_up
 from runner.cluster.images import find_builder
 from runner.cluster.protocol import Ref, name_suffix
@@ -457,6 +457,7 @@ class StepContext:
         try:
             self.namespace = str(fill(step.namespace, values) or "")
             self._env = {key: _env_text(fill(value, values)) for key, value in step.env.items()}
+            masking.hide(confidential.of_variables(self._env))
         except EvaluationError as error:
             raise StepFailed(
                 f"the expression {error.source} has no value: {error.message}", reason="expression"

@@ -1,18 +1,19 @@
 """What happens, as it happens: records with a versioned schema, and the bus that hands them to every sink.
 
-An event is a constant phrase with fields. The bus is the choke point: values of secrets are masked here, once, before
-any sink (log, live view, run folder, `--events` file) sees them.
+An event is a constant phrase with fields. The bus is the choke point: secrets are masked here, once, before any sink
+(log, live view, run folder, `--events` file) sees them. What reaches a person by another way, the report and the words
+of `cli`, is masked by `terminal.write`.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from runner.masking import mask
 
 SCHEMA: Final = 1
 
@@ -72,25 +73,6 @@ class Event:
 
 Sink = Callable[[Event], None]
 
-_SHORTEST_LINE = 4
-"""Shorter lines of a secret of several lines would mask half of a log (a `{`)."""
-
-
-def _forms(secret: str) -> Iterator[str]:
-    """The value itself, its lines, and both as JSON, base64, URLs and shells spell them."""
-    from urllib.parse import quote
-
-    lines = (line for line in secret.splitlines() if len(line) >= _SHORTEST_LINE)
-    for text in {secret, *lines}:
-        yield text
-        yield json.dumps(text)[1:-1]
-        yield json.dumps(text, ensure_ascii=False)[1:-1]
-        yield base64.b64encode(text.encode()).decode()
-        yield quote(text, safe="")
-        in_shell = text.replace("'", "'\"'\"'")
-        yield in_shell
-        yield json.dumps(in_shell)[1:-1]
-
 
 class Events:
     """The bus of one run. `emit` may be called from any thread; sinks are called one event at a time, in order.
@@ -103,7 +85,6 @@ class Events:
         self._sinks = list(sinks)
         self._lock = threading.RLock()
         self._early: list[Event] = []
-        self._secrets: tuple[str, ...] = ()
 
     def add(self, sink: Sink) -> None:
         with self._lock:
@@ -111,29 +92,8 @@ class Events:
                 sink(event)
             self._sinks.append(sink)
 
-    def hide(self, secret: str) -> None:
-        """Mask this value in everything that is emitted from now on, in every form that programs print it in."""
-        with self._lock:
-            self._secrets = tuple(sorted({*self._secrets, *_forms(secret)}, key=len, reverse=True))
-
-    def mask(self, value: Any) -> Any:
-        """The value without secrets, through maps and lists."""
-        if not self._secrets:
-            return value
-        if isinstance(value, str):
-            for secret in self._secrets:
-                value = value.replace(secret, "***")
-            return value
-        if isinstance(value, Mapping):
-            return {self.mask(key): self.mask(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.mask(item) for item in value]
-        if isinstance(value, int | float) and str(value) in self._secrets:
-            return "***"
-        return value
-
     def emit(self, phrase: str, /, *, level: str = "", **fields: Any) -> None:
-        event = Event(phrase, level or LEVELS[phrase], self.run, datetime.now(UTC), self.mask(fields))
+        event = Event(phrase, level or LEVELS[phrase], self.run, datetime.now(UTC), mask(fields))
         with self._lock:
             if not self._sinks:
                 self._early.append(event)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from runner import expressions, schema
+from runner import expressions, masking, schema
 from runner.document import Document, Position, load
 from runner.errors import InvalidWorkflow, Problem, StepFailed, UsageError
 from runner.expressions import Expression, InvalidExpression, Template
@@ -28,7 +28,6 @@ NAMESPACE: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _GENERATED: Final = r"^[a-z0-9][-a-z0-9]{0,57}$"
 SECTIONS: Final = ("steps", "on_failure", "finally")
 DEFAULT_TIMEOUT: Final = "15m"
-SHORTEST_SECRET: Final = 4
 RUN_FACTS: Final = ("id", "namespace", "engine", "context")
 
 Keep = Literal["never", "on_failure", "always"]
@@ -834,8 +833,8 @@ def _missing(inputs: Mapping[str, Input], values: Mapping[str, Any]) -> Iterator
             yield f"input `{name}` is required: {way}"
         if input_.enum and value is not None and value not in input_.enum:
             yield f"input `{name}` must be one of {', '.join(map(str, input_.enum))}"
-        if input_.secret and value is not None and len(str(value)) < SHORTEST_SECRET:
-            yield f"input `{name}` is secret and shorter than {SHORTEST_SECRET} characters, which cannot be masked"
+        if input_.secret and value is not None and len(str(value)) < masking.SHORTEST:
+            yield f"input `{name}` is secret and shorter than {masking.SHORTEST} characters, which cannot be masked"
 
 
 def scope_values(workflow: Workflow, inputs: Mapping[str, Any], run: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from runner import masking
+
 ROOT = Path(__file__).parents[1]
 
 Completed = subprocess.CompletedProcess[str]
@@ -50,6 +52,13 @@ def _start(
 
 def _part_of_environment(names: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets() -> Iterator[None]:
+    """What one test declared secret must not be masked in the next."""
+    yield
+    masking.forget()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import confidential, masking
 from runner.document import read_objects
 from runner.errors import CannotStart, InvalidWorkflow
 
@@ -229,6 +230,7 @@ def _minify(name: str, merged: _Merged) -> Selected:
     }
     if merged.extensions:
         config["extensions"] = merged.extensions
+    masking.hide(confidential.of_kubeconfig(config))
     return Selected(name, cluster, server, str(context.get("namespace") or "default"), user, config)
 
 
@@ -254,6 +256,7 @@ def _service_account() -> Selected | None:
         "users": [{"name": name, "user": {"tokenFile": str(token)}}],  # a file: the token is renewed every hour
         "current-context": name,
     }
+    masking.hide(confidential.of_kubeconfig(config))
     return Selected(name, name, server, namespace, name, config, in_pod=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from runner import confidential, masking
 from runner.cluster import deletion, diagnosis
 from runner.cluster.discovery import Discovery, Resource
 from runner.cluster.http import Api, ApiError, Unreachable
@@ -189,7 +190,7 @@ class Kubectl:
 
     def _get(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> Object | None:
         try:
-            found: Object = self._patiently("GET", resource.path(namespace, quote(name)), deadline)
+            found = _completed(self._patiently("GET", resource.path(namespace, quote(name)), deadline), resource)
         except ApiError as error:
             if error.status == deletion.NOT_FOUND:
                 return None
@@ -439,7 +440,9 @@ def _with_query(path: str, query: Mapping[str, str]) -> str:
 
 
 def _completed(item: Object, resource: Resource) -> Object:
-    return {"apiVersion": resource.group_version, "kind": resource.kind, **item}
+    completed = {"apiVersion": resource.group_version, "kind": resource.kind, **item}
+    masking.hide(confidential.of_object(completed))
+    return completed
 
 
 def _not_created(output: str, refs: Sequence[Ref]) -> list[Ref]:

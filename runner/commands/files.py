@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import document
+from runner import confidential, document, masking
 from runner.errors import InvalidWorkflow, Problem, UsageError
 from runner.steps import KINDS
 from runner.workflow import Workflow, build, input_values, is_manifest
@@ -76,8 +76,15 @@ def _is_manifests(path: Path) -> bool:
 
 
 def values(workflow: Workflow, settings: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
-    """The inputs of a workflow from the command line and the environment. Raises `UsageError`."""
-    return input_values(workflow.inputs, settings, [_values_file(name) for name in files])
+    """The inputs of a workflow from the command line and the environment. Raises `UsageError`.
+
+    From now on no output shows those that are secret.
+    """
+    given = input_values(workflow.inputs, settings, [_values_file(name) for name in files])
+    for name, value in given.items():
+        if workflow.inputs[name].secret:
+            masking.hide(confidential.declared(value))
+    return given
 
 
 def _values_file(name: str) -> Mapping[str, Any]:

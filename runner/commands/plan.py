@@ -18,6 +18,8 @@ from runner.cluster.protocol import Dialect
 from runner.commands import files, script
 from runner.commands.sketch import SYMBOL, Planned, draw, known_values, sketch, symbol
 from runner.errors import CannotStart, UsageError
+from runner.reports import terminal
+from runner.reports.wording import harmless
 from runner.shell import quote
 from runner.workflow import Workflow
 
@@ -35,9 +37,10 @@ def run(options: Namespace) -> int:
         planned = sketch(workflow, values, dialect, namespace, lru_cache(_builder))
         if options.format == "sh":
             context = options.context or str(draw(workflow.context, values) or "")
-            sys.stdout.write(script.render(workflow, planned, dialect.engine, namespace, context, options))
+            text = script.render(workflow, planned, dialect.engine, namespace, context, options)
         else:
-            sys.stdout.write("".join(f"{line}\n" for line in _table(workflow, planned, dialect.engine, namespace)))
+            text = "".join(f"{harmless(line)}\n" for line in _table(workflow, planned, dialect.engine, namespace))
+        sys.stdout.write(terminal.fit(sys.stdout, text))
     return 0
 
 

@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from runner import __version__, cleanup, engine, shell
+from runner import __version__, cleanup, engine, masking, shell
 from runner.cluster import images
 from runner.cluster.choose import Choice, engine_of, open_cluster
 from runner.commands import files
@@ -25,7 +25,7 @@ from runner.journal import Journal, new_run_id, state_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.kind import seconds
-from runner.workflow import NAMESPACE, SHORTEST_SECRET, Workflow, fill, scope_values
+from runner.workflow import NAMESPACE, Workflow, fill, scope_values
 
 # Run folders that are kept for looking back.
 KEPT_RUNS = 50
@@ -39,11 +39,10 @@ def run(options: Namespace) -> int:
     inputs = [files.values(workflow, options.set, options.values) for workflow in workflows]
     with ExitStack() as stack:
         shared = _prepare(options, timeout, stack)
-        _hide_secrets(shared.events, workflows, inputs)
         listen = cache(lambda: _listen(options, shared, stack))
         with Signals(shared.interrupt, lambda: _left(shared)):
             result = _run_all(options, workflows, inputs, shared, listen)
-    _report(options, result, shared.events)
+    _report(options, masking.mask(result))
     return result.exit_code
 
 
@@ -120,25 +119,6 @@ def _forget_old_runs(folder: Path) -> None:
     for old in sorted(folder.iterdir())[:-KEPT_RUNS]:
         if not unfinished(old):
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _hide_secrets(events: Events, workflows: Sequence[Workflow], inputs: Sequence[Mapping[str, Any]]) -> None:
-    for workflow, values in zip(workflows, inputs, strict=True):
-        for name, value in values.items():
-            if workflow.inputs[name].secret:
-                for leaf in _leaves(value):
-                    events.hide(leaf)
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """The texts and numbers in a value; shorter ones would mask half of a log."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    elif value is not None and not isinstance(value, bool) and len(str(value)) >= SHORTEST_SECRET:
-        yield str(value)
 
 
 def _run_all(
@@ -281,14 +261,13 @@ def _left(shared: engine.Run) -> None:
         shared.cluster.close()  # the sockets and the copy of the kubeconfig
 
 
-def _report(options: Namespace, result: RunResult, events: Events) -> None:
-
+def _report(options: Namespace, result: RunResult) -> None:
     from runner.reports import terminal
 
     if options.output == "json":
         from runner.reports import json_report
 
-        terminal.write(sys.stdout, events.mask(json_report.render(result)))
+        terminal.write(sys.stdout, json_report.render(result))
     elif not options.quiet or result.exit_code:
         from runner.reports import text
 
@@ -298,4 +277,4 @@ def _report(options: Namespace, result: RunResult, events: Events) -> None:
         report = text.render(
             result, style.colour, terminal.size(sys.stdout).columns, unicode=style.unicode, watched=watched
         )
-        terminal.write(sys.stdout, events.mask(report))
+        terminal.write(sys.stdout, report)

@@ -164,7 +164,7 @@ class _Script:
         on_failure = [line for item in self._failing() for line in self._step(item)]
         finally_ = [line for item in self._of("finally") for line in self._step(item)]
         main = _without_unused(steps, "\n".join((*on_failure, *finally_)))
-        yield _HEAD.format(name=self.workflow.name, file=self.workflow.file)
+        yield _HEAD.format(name=_comment(self.workflow.name), file=_comment(self.workflow.file))
         yield from self._function("on_failure", on_failure)
         yield from self._function("finally", finally_)
         yield from self._helpers("\n".join((*main, *on_failure, *finally_)))
@@ -341,6 +341,8 @@ class _Script:
             name = self.workflow.inputs[secret.group(1)].env or secret.group(1).upper()
             self.unknown.setdefault(source, name)
             return name
+        if given := re.fullmatch(r"env(?:\.(\w+)|\[[\"'](\w+)[\"']\])", source):
+            return self.unknown.setdefault(source, given.group(1) or given.group(2))
         return self.unknown.setdefault(source, f"value_{len(self.unknown) + 1}")
 
     def _with_variables(self, quoted: str) -> str:

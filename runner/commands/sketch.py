@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from runner.cluster.protocol import Dialect
+from runner.confidential import is_secret_name
 from runner.errors import StepFailed
 from runner.expressions import EvaluationError, Expression, Template, text
 from runner.shell import Command
@@ -65,7 +66,7 @@ def known_values(workflow: Workflow, inputs: Mapping[str, Any], environment: Map
     values: dict[str, Any] = {
         f"inputs.{name}": value for name, value in inputs.items() if not workflow.inputs[name].secret
     }
-    values["env"] = dict(environment)
+    values["env"] = {name: value for name, value in environment.items() if not is_secret_name(name)}
     for name, template in workflow.vars.items():
         filled = draw(template, values)
         if not _has_symbol(filled):

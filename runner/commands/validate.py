@@ -6,6 +6,8 @@ import sys
 from argparse import Namespace
 
 from runner.commands import files
+from runner.reports import terminal
+from runner.reports.wording import harmless
 
 
 def run(options: Namespace) -> int:
@@ -15,13 +17,14 @@ def run(options: Namespace) -> int:
     if options.output == "json":
         from runner.reports import json_report
 
-        sys.stdout.write(json_report.render_problems(warnings))
+        terminal.write(sys.stdout, json_report.render_problems(warnings))
         return 0
     if warnings:
         from runner.reports import problems
 
-        sys.stderr.write(problems.render(warnings))
+        terminal.write(sys.stderr, problems.render(warnings))
     for workflow in workflows:
         count = len(workflow.all_steps)
-        sys.stdout.write(f"{workflow.file}: valid, {count} step{'s' if count != 1 else ''}\n")
+        line = f"{harmless(workflow.file)}: valid, {count} step{'s' if count != 1 else ''}\n"
+        sys.stdout.write(terminal.fit(sys.stdout, line))
     return 0

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TextIO
 
+from runner.masking import mask
+
 SIGNS: Final = "✓✗▸·│…"
 CODES: Final = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "bold": "1"}
 
@@ -87,13 +89,18 @@ def write(stream: TextIO, text: str, environ: Mapping[str, str] = os.environ) ->
     """Write and flush, whatever the text holds and whatever became of the stream.
 
     A report must not end a run that still has to clean up: signs that the encoding lacks are escaped, and a reader who
-    went away (`| head`), a full disk or a closed stream is no error. In CI, nothing in it is taken for a command.
+    went away (`| head`), a full disk or a closed stream is no error. In CI, nothing in it is taken for a command. No
+    secret passes.
     """
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    safe = tame(text, environ).encode(encoding, "backslashreplace").decode(encoding)
     with suppress(OSError, ValueError):
-        stream.write(safe)
+        stream.write(fit(stream, text, environ))
         stream.flush()
+
+
+def fit(stream: TextIO, text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """What `write` writes; for those who want to hear of a full disk."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return tame(mask(text), environ).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def tame(text: str, environ: Mapping[str, str] = os.environ) -> str:

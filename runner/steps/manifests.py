@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import confidential, masking
 from runner.document import Document, read_objects
 from runner.errors import InvalidWorkflow, StepFailed
 from runner.expressions import has_expression
@@ -141,6 +142,7 @@ def read(files: Iterable[Path]) -> list[Manifest]:
             problem = error.problems[0]
             raise StepFailed(f"{problem.place}: {problem.message}", hint=problem.hint, reason="manifest") from None
         for document in documents:
+            masking.hide(confidential.of_object(document.data))
             manifests += [Manifest(item, str(path), line) for item, line in _objects(document)]
     return manifests
 
