@@ -28,7 +28,7 @@ from runner.result import Cleanup, Failure, Status, StepResult, WorkflowResult
 from runner.shell import Command
 from runner.steps import manifests
 from runner.steps.kind import Scene
-from runner.workflow import Namespace, Step, Workflow, fill
+from runner.workflow import Namespace, Step, Workflow, default_name, fill
 
 if TYPE_CHECKING:
     from runner.cluster.images import Builder
@@ -319,7 +319,10 @@ class _Execution:
         return self._result(step, name, context, error, time.monotonic() - started, attempt, outputs)
 
     def _name(self, step: Step) -> str:
+        """For people: with values where the file has expressions."""
         try:
+            if isinstance(step.name, str) and "${{" in step.name:  # the default, made of the arguments as written
+                return default_name(step.kind, fill(step.template, self.values))
             return str(fill(step.name, self.values))
         except EvaluationError:
             return step.path
