@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from runner import shell
+from runner.cluster.protocol import Ref
 from runner.errors import CommandResult, RunnerError
+from runner.journal import KUBECONFIG, STEPS
 from runner.result import Cleanup, Leftover
 from runner.shell import Command
 
@@ -22,41 +27,92 @@ CLEANUP_TIMEOUT: Final = 120.0
 Emit = Callable[..., None]
 
 
-def clean_up(run: Run, records: Sequence[Undo], emit: Emit, *, keep_all: bool) -> Cleanup:
-    """Undo what a workflow made and may not keep; `records` are its own, also those that are undone already."""
-    open_ = {record.id: record for record in run.journal.records}
-    mine = [open_[record.id] for record in records if record.id in open_]
-    kept = [record for record in mine if keep_all or record.keep]
-    doomed = [record for record in mine if record not in kept]
-    names = tuple(map(address, kept))
-    if run.cluster is None or not doomed:
-        return Cleanup(kept=names)
-    started = time.monotonic()
-    emit("cleanup started", objects=len(doomed))
-    deleted, left = _undo(run, Remover(run.cluster, run.journal, run.id, emit), doomed)
-    for leftover in left.values():
-        emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
-    seconds = time.monotonic() - started
-    emit("cleanup ended", deleted=deleted, left=len(left), kept=len(kept), seconds=round(seconds, 3))
-    return Cleanup(deleted, names, tuple(left.values()), seconds)
+class Pending:
+    """The cleanup of a workflow; `wait` answers what came of it. Namespaces end while the next workflow runs."""
+
+    def __init__(self, run: Run, records: Sequence[Undo], emit: Emit, *, keep_all: bool) -> None:
+        """Start to undo what a workflow made and may not keep; `records` are its own, also those undone already."""
+        self._run = run
+        self._emit = emit
+        open_ = {record.id: record for record in run.journal.records}
+        mine = [open_[record.id] for record in records if record.id in open_]
+        self._kept = [record for record in mine if keep_all or record.keep]
+        self._doomed = [record for record in mine if record not in self._kept]
+        self._deleted = 0
+        self._left: dict[str, Leftover] = {}
+        self._result: Cleanup | None = None
+        self._thread: threading.Thread | None = None
+        self._started = time.monotonic()
+        for record in self._kept:
+            run.journal.kept(record)
+        if run.cluster is None or not self._doomed:
+            return
+        emit("cleanup started", objects=len(self._doomed))
+        ending = {record.name for record in self._doomed if record.kind == "Namespace"}
+        within = [record for record in self._doomed if _namespace_of(record) in ending]
+        self._undo([record for record in self._doomed if record not in within])
+        if within:
+            self._thread = threading.Thread(target=self._undo, args=(within,), name="namespaces", daemon=True)
+            self._thread.start()
+
+    def wait(self) -> Cleanup:
+        if self._result is None:
+            self._result = self._wait()
+        return self._result
+
+    def _wait(self) -> Cleanup:
+        if self._thread:
+            self._thread.join()
+        kept = tuple(map(address, self._kept))
+        if not (self._deleted or self._left):
+            return Cleanup(kept=kept)
+        for leftover in self._left.values():
+            self._emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
+        seconds = time.monotonic() - self._started
+        counts = {"deleted": self._deleted, "left": len(self._left), "kept": len(kept)}
+        self._emit("cleanup ended", **counts, seconds=round(seconds, 3))
+        return Cleanup(self._deleted, kept, tuple(self._left.values()), seconds)
+
+    def _undo(self, doomed: list[Undo]) -> None:
+        """Delete these: calmly, and what is not gone when a signal comes in a hurry."""
+        run = self._run
+        assert run.cluster is not None  # noqa: S101 - for the type checker
+        remover = Remover(run.cluster, run.journal, run.id, self._emit)
+        left: dict[str, Leftover] = {}
+        if doomed and not run.signal:
+            with (
+                run.cleanup.child(CLEANUP_TIMEOUT) as deadline,
+                run.work.closing(lambda: deadline.cancel("hurry")),
+            ):
+                deleted, left = remover.undo(doomed, deadline, hurry=False)
+            self._deleted += deleted
+            doomed = [record for record in doomed if record.id in left]
+        if doomed and run.signal:
+            with run.cleanup.child(run.left_after_signal()) as deadline:
+                deleted, left = remover.undo(doomed, deadline, hurry=True)
+            self._deleted += deleted
+        self._left |= left
 
 
-def _undo(run: Run, remover: Remover, doomed: list[Undo]) -> tuple[int, dict[str, Leftover]]:
-    """Delete these: calmly, and what is not gone when a signal comes in a hurry."""
-    deleted = 0
-    left: dict[str, Leftover] = {}
-    if not run.signal:
-        with (
-            run.cleanup.child(CLEANUP_TIMEOUT) as deadline,
-            run.work.closing(lambda: deadline.cancel("hurry")),
-        ):
-            deleted, left = remover.undo(doomed, deadline, hurry=False)
-        doomed = [record for record in doomed if record.id in left]
-    if run.signal and doomed:
-        with run.cleanup.child(run.left_after_signal()) as deadline:
-            more, left = remover.undo(doomed, deadline, hurry=True)
-        deleted += more
-    return deleted, left
+def verify(run: Run) -> tuple[Leftover, ...]:
+    """Ask the cluster whether all that was undone is gone indeed; answers what is not."""
+    if run.cluster is None or run.signal or not run.journal.gone:
+        return ()
+    left = [record for record in run.journal.gone if _exists(run.cluster, record)]
+    run.events.emit("cleanup verified", objects=len(run.journal.gone), left=len(left))
+    return tuple(leftover(record, "it was deleted, but is still there") for record in left)
+
+
+def _exists(cluster: Cluster, record: Undo) -> bool:
+    try:
+        live = cluster.get(Ref(record.kind, record.name, record.namespace, record.api_version))
+    except RunnerError:  # its kind is gone, or may not be read
+        return False
+    return live is not None and live["metadata"]["uid"] == record.uid
+
+
+def _namespace_of(record: Undo) -> str:
+    return record.name if record.kind == "Namespace" else record.namespace
 
 
 class Remover:
@@ -65,6 +121,8 @@ class Remover:
     def __init__(self, cluster: Cluster, journal: Journal, run_id: str, emit: Emit) -> None:
         self.run_id = run_id
         self.deadline: Deadline
+        self.hopeless: set[str] = set()
+        """The ids of records that cannot be removed, however often it is tried."""
         self._cluster = cluster
         self._journal = journal
         self._emit = emit
@@ -74,16 +132,18 @@ class Remover:
         """(how many were deleted, what is left by the id of its record)."""
         self.deadline = deadline
         deleted = 0
-        left = {record.id: Leftover(address(record), "not reached", removal(record)) for record in doomed}
+        left = {record.id: leftover(record, "it was not reached in time") for record in doomed}
         try:
             for gone in self._cluster.undo(doomed, self, hurry=hurry):
                 record = gone.record
                 left.pop(record.id)
                 if gone.why:
-                    left[record.id] = Leftover(address(record), gone.why, removal(record))
-                else:
+                    left[record.id] = leftover(record, gone.why)
+                    self.hopeless |= {record.id} if gone.hopeless else set()
+                    continue
+                self._journal.undone(record)
+                if gone.found:
                     deleted += 1
-                    self._journal.undone(record)
                     self._emit("object deleted", object=address(record))
         except RunnerError as error:
             left = {key: Leftover(item.object, error.message, item.command) for key, item in left.items()}
@@ -108,6 +168,10 @@ def address(record: Undo) -> str:
     return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
 
 
+def leftover(record: Undo, why: str) -> Leftover:
+    return Leftover(address(record), why, removal(record))
+
+
 def removal(record: Undo) -> str:
     """What a person types to remove an object that is left."""
     if record.engine == "podman":
@@ -116,3 +180,9 @@ def removal(record: Undo) -> str:
         return str(podman_dialect.removal(record.kind, record.name))
     place = f" --namespace={record.namespace}" if record.namespace else ""
     return f"kubectl delete {record}{place}"
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only a run that goes on needs: rendered files, the pinned kubeconfig; journal and events stay."""
+    shutil.rmtree(folder / STEPS, ignore_errors=True)
+    (folder / KUBECONFIG).unlink(missing_ok=True)

@@ -248,6 +248,7 @@ def _running(parser: ArgumentParser) -> None:
     group.add_argument("--keep", action="store_true", help="leave what the run makes")
     group.add_argument("--keep-on-failure", action="store_true", help="leave it when the run fails")
     group.add_argument("--timeout", default="", metavar="DURATION", help="the deadline of each workflow, as 10m")
+    _state(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="the log on stderr: text or JSON lines"
@@ -258,6 +259,12 @@ def _running(parser: ArgumentParser) -> None:
         "-v", "--verbose", action="store_true", help="show commands and the output of children as it comes"
     )
     volume.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+
+
+def _state(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-dir", default="", metavar="FOLDER", help="where runs are remembered, instead of $XDG_STATE_HOME/runner"
+    )
 
 
 def _output(parser: ArgumentParser, help_: str) -> None:

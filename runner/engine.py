@@ -7,7 +7,6 @@ what is ours. After a signal or the run's deadline only `finally` and the cleanu
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from runner import confidential, masking, shell
-from runner.cleanup import address, clean_up
+from runner.cleanup import Pending, address
 from runner.cluster.images import find_builder
 from runner.cluster.protocol import Ref, name_suffix
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFailed
 from runner.expressions import EvaluationError
-from runner.journal import Journal, Undo
-from runner.result import Cleanup, Failure, Status, StepResult, WorkflowResult
+from runner.journal import STEPS, Journal, Undo
+from runner.result import Failure, Status, StepResult, WorkflowResult
 from runner.shell import Command
 from runner.steps import manifests
 from runner.steps.kind import Scene
-from runner.workflow import Namespace, Step, Workflow, default_name, fill
+from runner.workflow import Namespace, Step, Workflow, fill
 
 if TYPE_CHECKING:
     from runner.cluster.images import Builder
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from runner.events import Events
 
 # From the first signal to the end of the process. CI systems kill 10 s after their first signal.
-SIGNAL_BUDGET: Final = 9.0
+SIGNAL_BUDGET: Final = 7.0
 SIGNAL_FINALLY: Final = 2.5
 FINALLY_TIMEOUT: Final = 120.0
 
@@ -55,6 +54,8 @@ class Run:
     namespace: str = ""
     """Overrides the workflow's namespace when set."""
     timeout: float | None = None
+    more: bool = False
+    """Another workflow follows: namespaces may end meanwhile."""
     builder: Callable[[str], Builder] = find_builder
     """Finds the image builder of this machine; commands give one that remembers."""
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -109,8 +110,10 @@ class Scope:
         self._bound.clear()
 
 
-def run_workflow(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> WorkflowResult:
-    """Run one workflow to its end, cleanup included, whatever happens. A bug in a step is raised after the cleanup."""
+def run_workflow(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> tuple[WorkflowResult, Pending]:
+    """Run one workflow to its end, whatever happens, and start its cleanup; without another workflow to follow, also
+    wait for that. A bug in a step is raised after the cleanup.
+    """
     return _Execution(workflow, run, dict(values)).run()
 
 
@@ -141,10 +144,9 @@ class _Execution:
     def emit(self, event: str, /, **fields: Any) -> None:
         self.shared.events.emit(event, workflow=self.workflow.name, **fields)
 
-    def run(self) -> WorkflowResult:
+    def run(self) -> tuple[WorkflowResult, Pending]:
         started = time.monotonic()
         self.emit("workflow started", file=self.workflow.file, steps=len(self.workflow.all_steps))
-        cleanup = Cleanup()
         try:
             self._steps()
         finally:
@@ -152,21 +154,23 @@ class _Execution:
                 self.scope.close()
                 cleanup = self._clean_up()
                 self._leave_namespace()
+                if not self.shared.more:
+                    cleanup.wait()
         if self.bug:
             raise self.bug
         seconds = time.monotonic() - started
         status = self._status()
         self.emit("workflow ended", status=status.value, seconds=round(seconds, 3))
-        return WorkflowResult(
+        result = WorkflowResult(
             name=self.workflow.name,
             file=self.workflow.file,
             status=status,
             seconds=seconds,
             steps=tuple(self.results),
-            cleanup=cleanup,
             cause=self.cause,
             namespace=self.namespace,
         )
+        return result, cleanup
 
     def _status(self) -> Status:
         if self.cause:
@@ -319,10 +323,7 @@ class _Execution:
         return self._result(step, name, context, error, time.monotonic() - started, attempt, outputs)
 
     def _name(self, step: Step) -> str:
-        """For people: with values where the file has expressions."""
         try:
-            if isinstance(step.name, str) and "${{" in step.name:  # the default, made of the arguments as written
-                return default_name(step.kind, fill(step.template, self.values))
             return str(fill(step.name, self.values))
         except EvaluationError:
             return step.path
@@ -404,10 +405,13 @@ class _Execution:
                 tolerated=result.tolerated,
             )
 
-    def _clean_up(self) -> Cleanup:
-        policy = self.shared.keep or self.workflow.keep
-        keep_all = policy == "always" or (policy == "on_failure" and (self.failed or bool(self.cause)))
-        return clean_up(self.shared, self.records, self.emit, keep_all=keep_all)
+    @property
+    def policy(self) -> str:
+        return self.shared.keep or self.workflow.keep
+
+    def _clean_up(self) -> Pending:
+        keep_all = self.policy == "always" or (self.policy == "on_failure" and (self.failed or bool(self.cause)))
+        return Pending(self.shared, self.records, self.emit, keep_all=keep_all)
 
 
 def _cancel_in(seconds: float, deadline: Deadline) -> None:
@@ -444,7 +448,7 @@ class StepContext:
         self.deadline = deadline
         self.path = path
         self.run_id = run.id
-        self._folder = run.folder / "steps" / f"{workflow.name}.{path}".replace("/", "_")
+        self._folder = run.folder / STEPS / f"{workflow.name}.{path}".replace("/", "_")
         self.workflow_folder = workflow.folder
         self.namespace = ""
         self.commands: list[str] = []
@@ -541,10 +545,11 @@ class StepContext:
             name=ref.name,
             namespace=ref.namespace,
             scope=f"{execution.workflow.name}:{self.path}",
-            keep=bool(self._step and self._step.keep),
+            keep=bool(self._step and self._step.keep) or execution.policy == "always",
+            spare=execution.policy == "on_failure",
         )
-        execution.records.append(record)
         execution.shared.journal.intend(record)
+        execution.records.append(record)
         return record
 
     def made(self, record: Undo, uid: str) -> None:
@@ -635,8 +640,3 @@ def preflight(workflow: Workflow, run: Run) -> Iterator[str]:
     if errors:
         raise StepFailed("\n".join(errors), reason="engine")
     yield from warnings
-
-
-def tidy(folder: Path) -> None:
-    """Remove the rendered files of a run; its journal and events stay."""
-    shutil.rmtree(folder / "steps", ignore_errors=True)

@@ -42,6 +42,9 @@ LEVELS: Final[Mapping[str, str]] = {
     "cleanup started": "info",  # workflow, objects (how many)
     "cleanup waiting": "info",  # workflow, waiting_for
     "cleanup ended": "info",  # workflow, deleted, left, kept, seconds
+    "cleanup verified": "info",  # objects (how many), left
+    "watchdog started": "info",  # pid, objects (how many), handover
+    "watchdog ended": "info",  # left (how many), kept, children (that it ended)
     "interrupted": "warning",  # signal, message
     "warning": "warning",  # message, hint
     "note": "info",  # message

@@ -103,6 +103,8 @@ class RunResult:
     folder: str = ""
     signal: int = 0
     deadline_exceeded: bool = False
+    handover: bool = False
+    """The watchdog goes on to remove what is left."""
     error: str = ""
     hint: str = ""
     problems: tuple[Problem, ...] = ()

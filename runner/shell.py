@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from runner.deadline import Deadline
 from runner.errors import CannotStart, CommandResult
@@ -38,6 +38,7 @@ OnLine = Callable[[str, str], None]
 
 _spawning = threading.Lock()
 _alive: set[Child] = set()
+_ledger: Ledger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,23 @@ class Command:
 
     def __str__(self) -> str:
         return shlex.join(self.argv)
+
+
+class Ledger(Protocol):
+    """Where children are written down, so that somebody can end them when this process is killed."""
+
+    def spawning(self, program: str) -> dict[str, str]:
+        """A child is about to start; answers what its environment must have."""
+
+    def spawned(self, mark: Mapping[str, str], pid: int) -> None: ...
+
+    def ended(self, mark: Mapping[str, str]) -> None: ...
+
+
+def keep_ledger(ledger: Ledger | None) -> None:
+    """Write down all children from now on."""
+    global _ledger  # noqa: PLW0603 - as `_alive`: children belong to the process
+    _ledger = ledger
 
 
 def find(program: str, env: Mapping[str, str] | None = None) -> str | None:
@@ -100,12 +118,18 @@ class Child:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._streams = {"stdout": _Stream(), "stderr": _Stream()}
+        self._ledger = _ledger
+        self._mark = self._ledger.spawning(command.argv[0]) if self._ledger else {}
         try:
-            self._process = _spawn(command, self._streams)
+            self._process = _spawn(command, self._streams, self._mark)
         except BaseException:
             self._close_pipes()
+            if self._ledger:
+                self._ledger.ended(self._mark)
             raise
         self.pid: int = self._process.pid
+        if self._ledger:
+            self._ledger.spawned(self._mark, self.pid)
         _alive.add(self)
         threading.Thread(target=self._await_exit, name=f"exit of {self.pid}", daemon=True).start()
 
@@ -215,6 +239,8 @@ class Child:
         self._seconds = time.monotonic() - self._started
         self._code = code
         self._close_pipes()
+        if self._ledger:
+            self._ledger.ended(self._mark)
         _alive.discard(self)
         self._ended.set()
 
@@ -277,11 +303,11 @@ def _decode(line: bytes) -> str:
     return line.decode("utf-8", "replace").rstrip("\r")
 
 
-def _spawn(command: Command, streams: Mapping[str, _Stream]) -> Any:
+def _spawn(command: Command, streams: Mapping[str, _Stream], mark: Mapping[str, str]) -> Any:
     """Fork and exec; the parent's copies of the write ends are closed, so that the end of a stream is seen."""
     import sh  # 60 ms: not for those who only validate
 
-    env = {**os.environ}
+    env = {**os.environ, **mark}
     for name, value in command.env.items():
         if value is None:
             env.pop(name, None)

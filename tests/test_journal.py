@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import stat
 import subprocess
@@ -15,8 +17,8 @@ import msgspec
 import pytest
 
 from runner import journal
-from runner.errors import CannotStart, ExitCode
-from runner.journal import Journal, Undo, unfinished
+from runner.errors import CannotStart, ExitCode, StepFailed
+from runner.journal import Journal, Undo, is_alive, replay, unfinished
 
 POD = Undo(id="1", engine="kubectl", api_version="v1", kind="Pod", name="a", namespace="demo", scope="steps[0]")
 SERVICE = Undo(id="2", engine="kubectl", api_version="v1", kind="Service", name="a", namespace="demo", keep=True)
@@ -123,7 +125,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path, obstacle: str) -> None:
         Journal(folder)
     reason = "Not a directory" if obstacle == "a file" else "File exists"
     assert caught.value.message == f"the run folder {folder} cannot be written: {reason}"
-    assert caught.value.hint == "set XDG_STATE_HOME to a folder that can be written"
+    assert caught.value.hint == "name a folder that can be written with --state-dir, or set XDG_STATE_HOME"
     assert caught.value.code is ExitCode.CANNOT_START
 
 
@@ -153,15 +155,160 @@ def test_run_ids_are_labels() -> None:
 
 
 def test_folder_with_something_to_undo_is_unfinished(tmp_path: Path) -> None:
-    """It is kept, however old; one without a journal, or with everything undone, is not needed."""
-    record = Undo(id="r/1", engine="kubectl", api_version="v1", kind="Pod", name="a")
-    journal = Journal(tmp_path / "run")
+    """It is kept, however old, as is that of a run that goes on; one with everything undone is not needed."""
     assert not unfinished(tmp_path / "none")
-    assert not unfinished(tmp_path / "run")
-    journal.intend(record)
+    journal = Journal(tmp_path / "run")
     assert unfinished(tmp_path / "run")
-    journal.undone(record)
-    assert not unfinished(tmp_path / "run")
+    journal.intend(POD)
     journal.close()
-    (tmp_path / "run/journal.jsonl").write_text('{"undo": {"id"')
     assert unfinished(tmp_path / "run")
+    again = Journal.resume(tmp_path / "run")
+    assert again is not None
+    again.undone(POD)
+    again.close()
+    assert not unfinished(tmp_path / "run")
+
+
+def test_replay_tells_what_is_to_undo(tmp_path: Path) -> None:
+    """Everything that a run made and did not undo, and how it ended; reading changes nothing."""
+    book = Journal(tmp_path / "run")
+    book.start(("a.yaml",), "1.0")
+    book.at(journal.Place(engine="kubectl", context="kind-a", server="https://127.0.0.1:6443"))
+    book.intend(POD)
+    book.made(POD, "uid-1")
+    book.intend(SERVICE)
+    mark, other = book.spawning("kubectl"), book.spawning("bash")
+    book.spawned(mark, 77, "123")
+    book.ended(other)
+    folder = book.make_temporary()
+    before = (tmp_path / "run/journal.jsonl").read_bytes()
+    past = replay(tmp_path / "run")
+    Path(folder).rmdir()
+
+    assert past.records == {"1": msgspec.structs.replace(POD, uid="uid-1"), "2": SERVICE}
+    assert [record.name for record in past.doomed] == ["a"]
+    assert past.spared == (SERVICE,)
+    assert list(past.children.values()) == [journal.Process(mark=mark, pid=77, start="123", program="kubectl")]
+    assert past.temporary == [folder]
+    assert past.started
+    assert (past.started.files, past.started.version) == (("a.yaml",), "1.0")
+    assert past.place
+    assert past.place.server == "https://127.0.0.1:6443"
+    assert not past.finished
+    book.end("cancelled", 143, handover=True)
+    assert not replay(tmp_path / "run").finished
+    book.end("cancelled", 143, by="watchdog")
+    assert replay(tmp_path / "run").finished
+    book.close()
+    assert (tmp_path / "run/journal.jsonl").read_bytes().startswith(before)
+
+
+def test_what_is_spared_depends_on_the_end(tmp_path: Path) -> None:
+    """`--keep-on-failure`: a run that crashed did not pass; what stays by decision stays."""
+    book = Journal(tmp_path / "run")
+    spared = msgspec.structs.replace(POD, spare=True)
+    book.intend(spared)
+    assert replay(tmp_path / "run").doomed == ()
+    book.end("success", 5)
+    assert replay(tmp_path / "run").doomed == (spared,)
+    book.kept(spared)
+    assert replay(tmp_path / "run").doomed == ()
+    book.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_torn_last_line_is_passed_over(tmp_path: Path, cut: int) -> None:
+    """A crash in the middle of a line loses that line alone, and whoever goes on writes on a line of its own."""
+    book = Journal(tmp_path / "run")
+    for record in (POD, SERVICE):
+        book.intend(record)
+    book.close()
+    file = tmp_path / "run/journal.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+
+    past = replay(tmp_path / "run")
+    again = Journal.resume(tmp_path / "run")
+    assert again is not None
+    again.undone(POD)
+    again.close()
+
+    assert [record.kind for record in past.records.values()] == ["Pod"] + ["Service"] * (cut == 1)
+    assert past.torn == (cut > 1)
+    assert "1" not in replay(tmp_path / "run").records
+
+
+def test_full_disk_forbids_to_make_anything(tmp_path: Path) -> None:
+    """An intent that is not on the disk is an error; what follows a mutation may be missing."""
+    book = Journal(tmp_path / "run")
+    book.intend(POD)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, book._file)
+    os.close(full)
+
+    with pytest.raises(StepFailed) as caught:
+        book.intend(SERVICE)
+    assert caught.value.message == (
+        f"service/a is not made, because the journal {tmp_path}/run/journal.jsonl cannot be written: "
+        "No space left on device"
+    )
+    assert "free some space, or name another folder with --state-dir" in caught.value.hint
+    assert book.records == (POD,)
+    book.made(POD, "uid-1")
+    book.undone(POD)
+    book.close()
+
+
+def test_nothing_is_written_before_somebody_stands_guard(tmp_path: Path) -> None:
+    """The guard is asked before the line is there; an object is not intended when it refuses."""
+    asked: list[tuple[bool, str]] = []
+
+    def guard(must_stand: bool) -> None:
+        asked.append((must_stand, (tmp_path / "run/journal.jsonl").read_text()))
+        if must_stand:
+            raise StepFailed("no watchdog")
+
+    book = Journal(tmp_path / "run", guard)
+    mark = book.spawning("kubectl")
+    with pytest.raises(StepFailed):
+        book.intend(POD)
+
+    assert [must for must, _ in asked] == [False, True]
+    assert asked[0][1] == ""
+    assert [list(line) for line in lines(tmp_path / "run")] == [["child"]]
+    assert (mark, book.records) == ("run/1", ())
+    book.close()
+
+
+def test_a_run_is_alive_as_long_as_its_process(tmp_path: Path) -> None:
+    """By a lock that the kernel lets go of, not by a process number; nobody else can undo it meanwhile."""
+    script = (
+        "import sys, pathlib\n"
+        "from runner.journal import Journal\n"
+        "book = Journal(pathlib.Path(sys.argv[1]))\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        assert is_alive(tmp_path / "run")
+        assert Journal.resume(tmp_path / "run") is None
+        child.kill()
+    assert not is_alive(tmp_path / "run")
+    again = Journal.resume(tmp_path / "run")
+    assert again is not None
+    assert is_alive(tmp_path / "run")
+    again.close()
+    assert not is_alive(tmp_path / "no-run")
+
+
+def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot be written refuses the run before anything is made."""
+    monkeypatch.setattr(os, "open", _refuse)
+    with pytest.raises(CannotStart, match="cannot be written: Read-only file system"):
+        Journal(tmp_path / "run")
+
+
+def _refuse(*_: object) -> int:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -52,10 +52,12 @@ def open_cluster(
     note: Callable[[str], None],
     meanwhile: Callable[[], object] = lambda: None,
     parent: Deadline | None = None,
+    sockets: Callable[[], str] = str,
 ) -> Cluster:
     """Connect to the chosen engine; refuses clusters that are not proven local and were not named.
 
-    `folder` is private to the run; `meanwhile` is called while the engine's child process starts; `parent` cancels.
+    `folder` is private to the run and holds the pinned kubeconfig, which is left to the caller; `sockets` makes a
+    folder for sockets; `meanwhile` is called while the engine's child process starts; `parent` cancels.
     Raises `CannotStart`; nothing is changed.
     """
     _, selected = engine_of(choice)
@@ -65,20 +67,36 @@ def open_cluster(
 
             if choice.engine == "auto":
                 note("no cluster is configured, so podman runs the manifests (--engine kubectl to insist on a cluster)")
-            return podman.start(folder, deadline)
+            return podman.start(folder, deadline, sockets)
         if not shell.find("kubectl"):
             raise CannotStart("kubectl is not installed", hint="install kubectl, or use --engine podman")
-        return _connect(selected, choice, folder, deadline, meanwhile)
+        return _connect(selected, choice, folder, deadline, meanwhile, sockets)
+
+
+def reopen(engine: str, folder: Path, deadline: Deadline, sockets: Callable[[], str] = str) -> Cluster:
+    """The cluster of a run that ended, by what it left in its folder: it has proven that it may use it."""
+    if engine == "podman":
+        from runner.cluster import podman
+
+        return podman.start(folder, deadline, sockets)
+    from runner.cluster.kubectl import Kubectl
+
+    return Kubectl(kubeconfig.pinned(folder), kubeconfig.pinned_path(folder), sockets())
 
 
 def _connect(
-    selected: Selected, choice: Choice, folder: Path, deadline: Deadline, meanwhile: Callable[[], object]
+    selected: Selected,
+    choice: Choice,
+    folder: Path,
+    deadline: Deadline,
+    meanwhile: Callable[[], object],
+    sockets: Callable[[], str],
 ) -> Kubectl:
     from runner.cluster.kubectl import Kubectl
 
     pinned = kubeconfig.pin(selected, folder)
     try:
-        cluster = Kubectl(selected, pinned)
+        cluster = Kubectl(selected, pinned, sockets())
     except BaseException:
         pinned.unlink(missing_ok=True)
         raise

@@ -5,7 +5,8 @@ Cleanup deletes through the API, not through kubectl, because only there a delet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.http import ApiError
 from runner.cluster.protocol import RUN_LABEL, Gone, Object, RemovingHand, selector_of
 from runner.deadline import Deadline
-from runner.errors import Cancelled, RunnerError, TimedOut
+from runner.errors import Cancelled, RunnerError, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -52,8 +53,12 @@ _OWNS: Final[dict[str, tuple[str, ...]]] = {
         (),
     ),
 }
+FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
+_AT_ONCE: Final = 8
+# How long a request that its sender did not survive may take to become an object.
+_SETTLING_PAUSES: Final = (0.5, 1.5)
 # Labels that only controllers write.
 _MARKS: Final = frozenset(
     {"pod-template-hash", "controller-revision-hash", "controller-uid", "batch.kubernetes.io/controller-uid"}
@@ -101,7 +106,7 @@ def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadlin
     things = [
         (_BY_KIND[kind], item["metadata"])
         for kind in kinds
-        for item in cluster.objects(_BY_KIND[kind], meta["namespace"], deadline)
+        for item in _listed(cluster, _BY_KIND[kind], meta["namespace"], deadline)
     ]
     while True:  # once more for each level: an owner may stand behind what it owns
         found = [
@@ -113,6 +118,16 @@ def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadlin
             return members
         owners |= {own["uid"] for _, own in found}
         members += [Member(dependent, own["namespace"], own["name"], own["uid"]) for dependent, own in found]
+
+
+def _listed(cluster: Kubectl, resource: Resource, namespace: str, deadline: Deadline) -> list[Object]:
+    """The objects of a kind; none where they may not be listed: the garbage collector will find them."""
+    try:
+        return cluster.objects(resource, namespace, deadline)
+    except ApiError as error:
+        if error.status == FORBIDDEN:
+            return []
+        raise
 
 
 def await_gone(cluster: Kubectl, resource: Resource, namespace: str, name: str, uid: str, deadline: Deadline) -> None:
@@ -156,47 +171,98 @@ def _look(member: Member) -> str:
     return f"kubectl get {member}{place} -o yaml"
 
 
+@dataclass(frozen=True, slots=True)
+class _Fired:
+    """A deletion that was started, or could not be."""
+
+    record: Undo
+    members: Sequence[Member] = ()
+    error: RunnerError | None = None
+
+    @property
+    def unsure(self) -> bool:
+        """Nothing was there, but the run died or was told to stop while it was being made."""
+        return not (self.members or self.error or self.record.uid)
+
+
 def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
-    """Fire all deletes, newest first, then wait for each.
+    """Fire all deletes, newest first (in a hurry several at once), then wait for each.
 
-    A custom resource is waited for before anything older goes: its controller may have to take a finalizer away.
+    A custom resource is waited for before anything older goes: its controller may have to take a finalizer away. What
+    lives in a namespace that goes too has the short grace of a hurry.
     """
-    fired: list[tuple[Undo, list[Member]]] = []
-    for record in reversed(records):
+    doomed = {record.name for record in records if record.kind == "Namespace"}
+
+    def fire(record: Undo) -> _Fired:
         try:
-            members = _fire(cluster, record, hand, hurry=hurry)
-            if hurry or (record.api_version, record.kind) in _BUILTIN:
-                fired.append((record, members))
-            else:
-                yield Gone(record, _await(cluster, members, hand))
+            return _Fired(record, _fire(cluster, record, hand, hurry=hurry or bool(doomed & {record.namespace})))
         except RunnerError as error:
-            yield Gone(record, error.message)
-            if isinstance(error, Cancelled):
-                return
-    for record, members in fired:
-        yield Gone(record, _await(cluster, members, hand))
+            return _Fired(record, error=error)
+
+    fired: list[_Fired] = []
+    if hurry:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE, "undo") as pool:
+            fired = list(pool.map(fire, reversed(records)))
+    else:
+        for record in reversed(records):
+            shot = fire(record)
+            if shot.members and (record.api_version, record.kind) not in _BUILTIN:
+                yield _await(cluster, shot, hand)
+            else:
+                fired.append(shot)
+            if isinstance(shot.error, Cancelled):
+                break
+    for shot in _settled(fired, fire, hand):
+        yield _await(cluster, shot, hand)
 
 
-def _await(cluster: Kubectl, members: Iterable[Member], hand: RemovingHand) -> str:
-    for member in members:
+def _settled(fired: Sequence[_Fired], fire: Callable[[Undo], _Fired], hand: RemovingHand) -> Iterator[_Fired]:
+    """All of them; those that may still be on their way to the API server are looked for again."""
+    yield from (shot for shot in fired if not shot.unsure)
+    unsure = [shot for shot in fired if shot.unsure]
+    for pause in _SETTLING_PAUSES if unsure else ():
+        with suppress(RunnerError):
+            hand.deadline.pause(pause)
+        shots = [fire(shot.record) for shot in unsure]
+        yield from (shot for shot in shots if not shot.unsure)
+        unsure = [shot for shot in shots if shot.unsure]
+    yield from unsure
+
+
+def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
+    if shot.error:
+        return Gone(shot.record, shot.error.message, hopeless=_is_hopeless(shot.error))
+    for member in shot.members:
         try:
             hand.waiting(f"{member} to be gone")
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
         except TimedOut:
-            return f"{member} still exists{what_holds(cluster, member)}"
+            return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)}")
         except RunnerError as error:
-            return f"{member} may still exist: {error.message}"
-    return ""
+            return Gone(shot.record, f"{member} may still exist: {error.message}")
+    return Gone(shot.record, found=bool(shot.members))
+
+
+def _is_hopeless(error: RunnerError) -> bool:
+    """Whether the API server will say no to this again."""
+    return isinstance(error, ApiError) and error.status in (401, FORBIDDEN, 405, 422)
 
 
 def _fire(cluster: Kubectl, record: Undo, hand: RemovingHand, *, hurry: bool) -> list[Member]:
     """Start the deletion of one object, if it is ours; answers who has to vanish."""
-    resource = cluster.discovery.of_manifest(record.api_version, record.kind, hand.deadline)
+    try:
+        resource = cluster.discovery.of_manifest(record.api_version, record.kind, hand.deadline)
+    except StepFailed as error:
+        if error.reason == "NoKindMatch":  # its definition is gone, and all objects of the kind with it
+            return []
+        raise
     live = _live(cluster, resource, record, hand.deadline)
     if live is None:
         return []
     members = family(cluster, resource, live, hand.deadline)
-    if hurry and resource.kind == "Namespace":
+    if resource.kind == "Namespace":
         _empty(cluster, record.name, hand.deadline)
     if hurry and resource.kind in _CONTROLLERS:
         return _orphan_and_end(cluster, members, hand.deadline)
@@ -207,19 +273,14 @@ def _fire(cluster: Kubectl, record: Undo, hand: RemovingHand, *, hurry: bool) ->
 def _live(cluster: Kubectl, resource: Resource, record: Undo, deadline: Deadline) -> Object | None:
     """The object, if it exists and is the one that the run made."""
     try:
-        live: Object = cluster.api.get(resource.path(record.namespace, quote(record.name)), deadline)
+        live: Object = cluster.patiently("GET", resource.path(record.namespace, quote(record.name)), deadline)
     except ApiError as error:
         if error.status == NOT_FOUND:  # a kind that is not served any more has no reason with it
             return None
         raise
     meta = live["metadata"]
-    ours = meta["uid"] == record.uid if record.uid else (meta.get("labels") or {}).get(RUN_LABEL) == _run_of(record)
+    ours = meta["uid"] == record.uid if record.uid else (meta.get("labels") or {}).get(RUN_LABEL) == record.run
     return live if ours else None
-
-
-def _run_of(record: Undo) -> str:
-    """The run's id, with which its undo records begin (`RUN/NUMBER`)."""
-    return record.id.rpartition("/")[0]
 
 
 def _delete(
@@ -231,7 +292,7 @@ def _delete(
     if hurry and member.resource.kind == "Pod":
         options["gracePeriodSeconds"] = 1
     try:
-        cluster.api.request("DELETE", member.path, deadline, options)
+        cluster.patiently("DELETE", member.path, deadline, options)
     except ApiError as error:
         # NotFound: gone meanwhile. Conflict: the name belongs to another object now.
         if error.status not in (NOT_FOUND, CONFLICT):
@@ -283,6 +344,6 @@ def _empty(cluster: Kubectl, namespace: str, deadline: Deadline) -> None:
     members = [
         Member(_BY_KIND[kind], namespace, item["metadata"]["name"], item["metadata"]["uid"])
         for kind in (*_CONTROLLERS, "Pod")
-        for item in cluster.objects(_BY_KIND[kind], namespace, deadline)
+        for item in _listed(cluster, _BY_KIND[kind], namespace, deadline)
     ]
     _orphan_and_end(cluster, members, deadline)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runner import confidential, masking
 from runner.document import read_objects
 from runner.errors import CannotStart, InvalidWorkflow
+from runner.journal import KUBECONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -99,13 +100,36 @@ def pin(selected: Selected, folder: Path) -> Path:
 
     It is JSON, which is YAML. An older copy is replaced; the mode is 0600 from the first moment on.
     """
-    path = folder / "kubeconfig"
+    path = pinned_path(folder)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(selected.config, file, indent=2)
         file.write("\n")
     return path
+
+
+def pinned_path(folder: Path) -> Path:
+    """Where `pin` puts its copy."""
+    return folder / KUBECONFIG
+
+
+def pinned(folder: Path) -> Selected:
+    """What `pin` wrote. Raises `CannotStart` when it is not there any more."""
+    try:
+        config = json.loads(pinned_path(folder).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"the run's kubeconfig {pinned_path(folder)} cannot be read: {error}") from None
+    context, cluster = config["contexts"][0], config["clusters"][0]
+    body = context["context"]
+    return Selected(
+        context["name"],
+        cluster["name"],
+        cluster["cluster"]["server"],
+        str(body.get("namespace") or "default"),
+        str(body.get("user") or ""),
+        config,
+    )
 
 
 def _existing(kubeconfig: str | None) -> list[Path]:

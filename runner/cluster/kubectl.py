@@ -156,8 +156,9 @@ class Kubectl:
 
     engine = "kubectl"
 
-    def __init__(self, selected: Selected, pinned: Path) -> None:
+    def __init__(self, selected: Selected, pinned: Path, sockets: str = "") -> None:
         self.context = selected.context
+        self.server = selected.server
         self.namespace = selected.namespace or "default"
         self.dialect = KubectlDialect()
         self.environment: dict[str, str | None] = {
@@ -168,7 +169,7 @@ class Kubectl:
         self.verdict: Verdict
         """Whether the cluster is local and how images reach its nodes; set by whoever judged it."""
         self._pinned = pinned
-        self._proxy = Proxy(self.environment)
+        self._proxy = Proxy(self.environment, sockets)
         self.api = Api(self._proxy.path)
         self.discovery = Discovery(self.api)
 
@@ -190,14 +191,14 @@ class Kubectl:
 
     def _get(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> Object | None:
         try:
-            found = _completed(self._patiently("GET", resource.path(namespace, quote(name)), deadline), resource)
+            found = _completed(self.patiently("GET", resource.path(namespace, quote(name)), deadline), resource)
         except ApiError as error:
             if error.status == deletion.NOT_FOUND:
                 return None
             raise _failure(f"{resource.kind.lower()}/{name}", error) from None
         return found
 
-    def _patiently(self, method: str, path: str, deadline: Deadline, body: Mapping[str, Any] | None = None) -> Any:
+    def patiently(self, method: str, path: str, deadline: Deadline, body: Mapping[str, Any] | None = None) -> Any:
         """Ask again after a connection that was cut or a server that is overloaded, until the deadline."""
         pause = 0.05
         while True:
@@ -213,7 +214,7 @@ class Kubectl:
 
     def objects(self, resource: Resource, namespace: str, deadline: Deadline, **query: str) -> list[Object]:
         """Objects of a resource; items get the kind and apiVersion that lists leave out."""
-        answer = self._patiently("GET", _with_query(resource.path(namespace), query), deadline)
+        answer = self.patiently("GET", _with_query(resource.path(namespace), query), deadline)
         return [_completed(item, resource) for item in answer["items"]]
 
     def expand(self, selection: Selection) -> list[Ref]:
@@ -245,7 +246,7 @@ class Kubectl:
         pause = 0.0
         while True:
             try:
-                answer = self._patiently("GET", _with_query(resource.path(namespace), query), deadline)
+                answer = self.patiently("GET", _with_query(resource.path(namespace), query), deadline)
             except ApiError as error:
                 raise _failure(resource.plural, error) from None
             objects = {item["metadata"]["uid"]: _completed(item, resource) for item in answer["items"]}
@@ -400,7 +401,11 @@ class Kubectl:
         config = json.loads(self._pinned.read_text())
         for context in config["contexts"]:
             context["context"]["namespace"] = name
-        self._pinned.write_text(json.dumps(config))
+        # In one go: the watchdog may need it at any moment.
+        new = self._pinned.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(config))
+        new.replace(self._pinned)
 
     def undo(self, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
         return deletion.undo(self, records, hand, hurry=hurry)
@@ -432,7 +437,6 @@ class Kubectl:
     def close(self) -> None:
         self.api.close()
         self._proxy.close()
-        self._pinned.unlink(missing_ok=True)
 
 
 def _with_query(path: str, query: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -48,14 +48,14 @@ HURRY_GRACE: Final = 1
 _PLAYED: Final = ("Pod", "Deployment", "PersistentVolumeClaim")
 
 
-def start(folder: Path, deadline: Deadline) -> Podman:
+def start(folder: Path, deadline: Deadline, sockets: Callable[[], str] = str) -> Podman:
     """The engine, once podman answers. Raises `CannotStart`; nothing is changed."""
     if not shell.find("podman"):
         raise CannotStart(
             "podman is not installed", hint="apt-get install podman catatonit, or brew install podman; or use a cluster"
         )
     remote = sys.platform != "linux" or bool(os.environ.get("CONTAINER_HOST") or os.environ.get("CONTAINER_CONNECTION"))
-    service = RemoteSocket(deadline) if remote else Service()
+    service = RemoteSocket(deadline) if remote else Service(sockets())
     try:
         return Podman(service, deadline, remote=remote)
     except BaseException as error:
@@ -70,6 +70,7 @@ class Podman(Observer):
 
     engine = "podman"
     context = "podman"
+    server = ""
 
     def __init__(self, service: Service | RemoteSocket, deadline: Deadline, *, remote: bool = False) -> None:
         super().__init__(Api(service.path))

@@ -22,8 +22,9 @@ class Service:
     one after it died.
     """
 
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="runner-")  # 0700
+    def __init__(self, folder: str = "") -> None:
+        """`folder` is private and ours, and goes when this is closed; without one it makes its own."""
+        self._folder = folder or tempfile.mkdtemp(prefix="runner-")  # 0700
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._number = 0

@@ -98,10 +98,14 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """What came of undoing one record: `why` is empty when the object and its dependents are gone."""
+    """What came of undoing one record: `why` is empty when the object and its dependents are gone, `found` whether
+    there was anything to remove, `hopeless` that trying again cannot help.
+    """
 
     record: Undo
     why: str = ""
+    found: bool = True
+    hopeless: bool = False
 
 
 class RemovingHand(Protocol):
@@ -197,6 +201,8 @@ class Cluster(Protocol):
     engine: str
     """`kubectl` or `podman`."""
     context: str
+    server: str
+    """The URL of the API server; empty for podman."""
     namespace: str
     """The namespace that holds when a step names none."""
     environment: dict[str, str | None]

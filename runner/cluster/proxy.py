@@ -22,9 +22,10 @@ def command(socket_path: str) -> Command:
 class Proxy:
     """The child, and where it listens. When it dies it is started again at the next request."""
 
-    def __init__(self, environment: Mapping[str, str | None]) -> None:
+    def __init__(self, environment: Mapping[str, str | None], folder: str = "") -> None:
+        """`folder` is private and ours, and goes when this is closed; without one it makes its own."""
         self._environment = environment
-        self._folder = tempfile.mkdtemp(prefix="runner-")  # 0700
+        self._folder = folder or tempfile.mkdtemp(prefix="runner-")  # 0700
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._number = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -11,22 +10,27 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from runner import __version__, cleanup, engine, masking, shell
+from runner import __version__, cleanup, engine, masking, orphans, shell
 from runner.cluster import images
 from runner.cluster.choose import Choice, engine_of, open_cluster
 from runner.commands import files
-from runner.errors import Cancelled, UsageError
+from runner.errors import Cancelled, RunnerError, UsageError
 from runner.events import Events
 from runner.expressions import EvaluationError
-from runner.journal import Journal, new_run_id, state_folder, unfinished
+from runner.journal import Journal, Place, new_run_id, runs_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.kind import seconds
+from runner.watchdog import Watchdog
 from runner.workflow import NAMESPACE, Workflow, fill, scope_values
+
+if TYPE_CHECKING:
+    from runner.cluster.protocol import Cluster
 
 # Run folders that are kept for looking back.
 KEPT_RUNS = 50
@@ -39,7 +43,7 @@ def run(options: Namespace) -> int:
     workflows = files.read(options.files)
     inputs = [files.values(workflow, options.set, options.values) for workflow in workflows]
     with ExitStack() as stack:
-        shared = _prepare(options, timeout, stack)
+        shared = _prepare(options, timeout, workflows, stack)
         listen = cache(lambda: _listen(options, shared, stack))
         with Signals(shared.interrupt, lambda: _left(shared)):
             result = _run_all(options, workflows, inputs, shared, listen)
@@ -62,12 +66,17 @@ def _check_namespace(name: str) -> None:
         raise UsageError(f"--namespace {name}: this cannot be a namespace", hint="use a-z, 0-9 and hyphens")
 
 
-def _prepare(options: Namespace, timeout: float | None, stack: ExitStack) -> engine.Run:
+def _prepare(options: Namespace, timeout: float | None, workflows: Sequence[Workflow], stack: ExitStack) -> engine.Run:
     run_id = new_run_id()
-    folder = state_folder() / "runs" / run_id
-    journal = Journal(folder)
+    folder = runs_folder(options.state_dir) / run_id
+    watchdog = Watchdog(folder)
+    journal = Journal(folder, watchdog)
+    stack.callback(watchdog.close)
     stack.callback(journal.close)
-    stack.callback(engine.tidy, folder)
+    journal.start(tuple(workflow.file for workflow in workflows), __version__)
+    shell.keep_ledger(orphans.Ledger(journal))
+    stack.callback(shell.keep_ledger, None)
+    stack.push(lambda *raised: _say_goodbye(journal, raised[1]))
     _forget_old_runs(folder.parent)
     return engine.Run(
         id=run_id,
@@ -79,6 +88,14 @@ def _prepare(options: Namespace, timeout: float | None, stack: ExitStack) -> eng
         timeout=timeout,
         builder=lru_cache(images.find_builder),
     )
+
+
+def _say_goodbye(journal: Journal, error: BaseException | None) -> None:
+    """What keeps a run from starting ends it; after a bug the watchdog looks whether something is left."""
+    if isinstance(error, RunnerError):
+        journal.end("error", int(error.code))
+    if journal.goodbye and not journal.goodbye.handover:
+        cleanup.tidy(journal.folder)
 
 
 def _listen(options: Namespace, shared: engine.Run, stack: ExitStack) -> None:
@@ -104,17 +121,8 @@ def _sinks(options: Namespace, folder: Path) -> list[tuple[Any, Any]]:
         view = live.make(sys.stderr)
         sinks.append((view, view.close))
     else:
-        reported = options.output == "text" and _same(sys.stdout, sys.stderr)
-        sinks.append((log.make(sys.stderr, options.log_format, verbosity, reported=reported), lambda: None))
+        sinks.append((log.make(sys.stderr, options.log_format, verbosity), lambda: None))
     return sinks
-
-
-def _same(one: TextIO, other: TextIO) -> bool:
-    """Whether both go to the same file, pipe or terminal, as in a CI log."""
-    try:
-        return os.path.sameopenfile(one.fileno(), other.fileno())
-    except (OSError, ValueError):
-        return False
 
 
 def _watches(stream: TextIO) -> bool:
@@ -139,29 +147,35 @@ def _run_all(
     listen: Callable[[], None],
 ) -> RunResult:
     started = time.monotonic()
-    results: list[WorkflowResult] = []
+    results: list[tuple[WorkflowResult, cleanup.Pending]] = []
     try:
         _start(options, workflows, inputs, shared, listen)
         for workflow, values in zip(workflows, inputs, strict=True):
             if shared.signal:
                 break
+            shared.more = workflow is not workflows[-1]
             results.append(_run_one(workflow, values, shared))
     except Cancelled:
         pass  # a signal before the first step: nothing was made
     finally:
+        ended = [replace(result, cleanup=cleaning.wait()) for result, cleaning in results]
+        ended = _verified(ended, shared)
         if shared.cluster:
             shared.cluster.close()
+    handover = shared.signal != 0 and any(workflow.cleanup.left for workflow in ended)
     result = RunResult(
         run=shared.id,
-        workflows=tuple(results),
+        workflows=tuple(ended),
         seconds=time.monotonic() - started,
         engine=shared.cluster.engine if shared.cluster else "",
         context=shared.cluster.context if shared.cluster else "",
         folder=str(shared.folder),
         signal=shared.signal,
-        deadline_exceeded=any(workflow.cause == "deadline" for workflow in results),
+        deadline_exceeded=any(workflow.cause == "deadline" for workflow in ended),
+        handover=handover,
     )
     shared.events.emit("run ended", status=_status(result), code=result.exit_code, seconds=round(result.seconds, 3))
+    shared.journal.end(_status(result), result.exit_code, handover=handover)
     return result
 
 
@@ -181,7 +195,9 @@ def _start(
         choice = _common_choice(options, workflows, inputs)
         if _needs_cluster(workflows) or (_wants_cluster(options, workflows) and engine_of(choice)[0] == "kubectl"):
             note = lambda text: shared.events.emit("note", message=text)  # noqa: E731
-            shared.cluster = open_cluster(choice, shared.folder, note, listen, shared.work)
+            sockets = shared.journal.make_temporary
+            shared.cluster = open_cluster(choice, shared.folder, note, listen, shared.work, sockets)
+            shared.journal.at(_place(shared.cluster, choice))
     finally:
         listen()
     cluster = shared.cluster
@@ -202,6 +218,19 @@ def _start(
         if cluster:
             cluster.close()
         raise
+
+
+def _verified(ended: list[WorkflowResult], shared: engine.Run) -> list[WorkflowResult]:
+    """The results, and with the last one what the cluster still has although it was deleted."""
+    left = cleanup.verify(shared)
+    if not left:
+        return ended
+    cleaned = replace(ended[-1].cleanup, left=ended[-1].cleanup.left + left)
+    return [*ended[:-1], replace(ended[-1], cleanup=cleaned)]
+
+
+def _place(cluster: Cluster, choice: Choice) -> Place:
+    return Place(engine=cluster.engine, context=cluster.context, server=cluster.server, named=bool(choice.context))
 
 
 def _needs_cluster(workflows: Sequence[Workflow]) -> bool:
@@ -247,7 +276,9 @@ def _choice(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -
     return Choice(chosen, options.kubeconfig, options.context or context)
 
 
-def _run_one(workflow: Workflow, inputs: Mapping[str, Any], shared: engine.Run) -> WorkflowResult:
+def _run_one(
+    workflow: Workflow, inputs: Mapping[str, Any], shared: engine.Run
+) -> tuple[WorkflowResult, cleanup.Pending]:
     cluster = shared.cluster
     facts = {
         "id": shared.id,
@@ -259,16 +290,21 @@ def _run_one(workflow: Workflow, inputs: Mapping[str, Any], shared: engine.Run) 
 
 
 def _left(shared: engine.Run) -> None:
-    """The third signal: say what is left, in the words of a person who has to remove it."""
-    records = shared.journal.records
-    sys.stderr.write(f"\nrunner: left at once; {len(records)} object{'s' if len(records) != 1 else ''} may be left\n")
-    for record in records:
-        sys.stderr.write(f"  {cleanup.removal(record)}\n")
+    """The third signal: say what is left, and who removes it."""
+    records = [record for record in shared.journal.records if not record.keep]
+    if records:
+        there = "1 object is" if len(records) == 1 else f"{len(records)} objects are"
+        lines = [
+            f"runner: left at once; {there} left, and the watchdog removes what it can:",
+            *(f"  {cleanup.address(record)}" for record in records),
+            f"  try: runner clean --run {shared.id}   (shows and removes what is still there)",
+        ]
+    else:
+        lines = ["runner: left at once; nothing is left in the cluster"]
+    sys.stderr.write("\n" + "".join(f"{line}\n" for line in lines))
     sys.stderr.flush()
     for child in shell.alive():
         child.signal(signal.SIGKILL)
-    if shared.cluster:
-        shared.cluster.close()  # the sockets and the copy of the kubeconfig
 
 
 def _report(options: Namespace, result: RunResult) -> None:

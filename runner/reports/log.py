@@ -29,15 +29,10 @@ def make(
     log_format: LogFormat = "text",
     verbosity: Verbosity = 0,
     environ: Mapping[str, str] = os.environ,
-    *,
-    reported: bool = False,
 ) -> Sink:
-    """A sink that writes every event at once. `verbosity` -1 shows warnings and errors only, 1 also debug events.
-
-    `reported`: the report for people follows on the same stream.
-    """
+    """A sink that writes every event at once. `verbosity` -1 shows warnings and errors only, 1 also debug events."""
     structlog = _structlog()
-    readable = Readable(Style.of(stream, environ), verbose=verbosity > 0, reported=reported)
+    readable = Readable(Style.of(stream, environ), verbose=verbosity > 0)
 
     def render(_: Any, __: str, fields: MutableMapping[str, Any]) -> str:
         event: Event = fields["record"]

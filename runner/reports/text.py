@@ -85,6 +85,7 @@ class _Report:
         if result.problems:
             yield from problems.render(result.problems, self.style.colour, self.style.unicode).splitlines()
         yield from self.error(result)
+        yield from self.left(result)
         if result.folder and code != ExitCode.PASSED:
             yield f"everything about this run: {harmless(result.folder)}"
         yield from self.verdicts(result)
@@ -178,6 +179,14 @@ class _Report:
             yield from self.quoted("\n".join(rest))
             if left.command:
                 yield f"    remove it with: {harmless(left.command)}"
+
+    def left(self, result: RunResult) -> Iterator[str]:
+        """Who removes what is left."""
+        if not any(workflow.cleanup.left for workflow in result.workflows):
+            return
+        if result.handover:
+            yield "the watchdog goes on removing it for up to 10 min; what is left after that:"
+        yield f"  {advice(f'runner clean --run {result.run}')}"
 
     def error(self, result: RunResult) -> Iterator[str]:
         if result.error:

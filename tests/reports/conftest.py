@@ -140,7 +140,10 @@ def events(event: MakeEvent) -> list[Event]:
             "object left", object="pod/other", why="its finalizer is not removed", command="kubectl delete pod/other"
         ),
         event("cleanup ended", workflow="pod", deleted=1, left=1, kept=0, seconds=1.9),
+        event("cleanup verified", objects=7, left=0),
         event("run ended", status="failure", code=1, seconds=12),
+        event("watchdog started", pid=77, objects=2, handover=False),
+        event("watchdog ended", left=0, kept=[], children=["kubectl"]),
     ]
 
 

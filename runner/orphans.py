@@ -1,0 +1,107 @@
+"""Children that a dead run left: which processes they are, and how they end.
+
+A child is known by its process number and the moment of its start, together with its session: what it started and left
+is in there too. One that was just being started when the run died is known by the mark in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from runner.journal import Journal, Process
+
+MARK: Final = "RUNNER_CHILD"
+"""The variable that names a child in its environment."""
+GRACE_SECONDS: Final = 1.0
+_PAUSE: Final = 0.02
+_START, _SESSION = 19, 3
+"""The fields of /proc/PID/stat, counted from the one after the program's name."""
+
+
+class Ledger:
+    """Writes the children of `shell` into the journal; implements `shell.Ledger`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def spawning(self, program: str) -> dict[str, str]:
+        return {MARK: self._journal.spawning(program)}
+
+    def spawned(self, mark: Mapping[str, str], pid: int) -> None:
+        self._journal.spawned(mark[MARK], pid, start_of(pid))
+
+    def ended(self, mark: Mapping[str, str]) -> None:
+        self._journal.ended(mark[MARK])
+
+
+def end(children: Iterable[Process]) -> list[str]:
+    """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive."""
+    wanted = {child.mark: child for child in children}
+    groups = _alive(wanted)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in {pid for pids in groups.values() for pid in pids}:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        limit = time.monotonic() + GRACE_SECONDS
+        while _alive(wanted) and time.monotonic() < limit:
+            time.sleep(_PAUSE)  # they are nobody's children any more: there is nothing to wait on
+    return [wanted[mark].program for mark in groups]
+
+
+def _alive(wanted: dict[str, Process]) -> dict[str, list[int]]:
+    """The processes of each child that has any; zombies are none."""
+    found: dict[str, list[int]] = {}
+    sessions = {child.pid: child for child in wanted.values() if child.pid and _may_be(child)}
+    unknown = {mark for mark, child in wanted.items() if not child.pid}
+    if not sessions and not unknown:
+        return {}
+    for pid, session in _processes():
+        child = sessions.get(session)
+        mark = child.mark if child else _mark_of(pid) if unknown else ""
+        if child or mark in unknown:
+            found.setdefault(mark, []).append(pid)
+    return found
+
+
+def _may_be(child: Process) -> bool:
+    """Whether this number can still be the child's: nobody has it (but perhaps its session), or it itself does."""
+    stat = _stat(child.pid)
+    return bool(child.start) and (not stat or stat[_START] == child.start)
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """(number, session) of all processes but zombies."""
+    for path in Path("/proc").glob("[0-9]*"):
+        pid = int(path.name)
+        stat = _stat(pid)
+        if stat and stat[0] != "Z":
+            yield pid, int(stat[_SESSION])
+
+
+def _mark_of(pid: int) -> str:
+    with suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            name, _, value = variable.partition(b"=")
+            if name == MARK.encode():
+                return value.decode("ascii", "replace")
+    return ""
+
+
+def start_of(pid: int) -> str:
+    """The moment of a process's start in the kernel's words; empty where there is no /proc, or no such process."""
+    stat = _stat(pid)
+    return stat[_START] if stat else ""
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()

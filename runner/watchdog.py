@@ -1,0 +1,207 @@
+"""The process that undoes a run which cannot do so itself: killed, out of memory, or out of time after a signal.
+
+It is started before the first thing that somebody would have to undo, in a session of its own, so that the end of a
+terminal, a CI step or a process group does not reach it; it ignores the signals that those send. It sleeps until the
+kernel lets go of the journal's lock, which is when the run is gone, however that ended. If the run said goodbye it
+just ends. Otherwise it ends the run's children, undoes the journal, and writes what it did to `watchdog.jsonl`. While
+the API server is away it keeps trying for PATIENCE seconds.
+
+It cannot survive what ends everything at once: the machine, a container, a CI system that kills by cgroup or by a
+variable of the environment. For that there is `runner clean`.
+
+The upper half runs as a script in a bare interpreter: it imports nothing but a few modules of the standard library, so
+that the sleeping process is small. The lower half is imported only when it must act.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from runner.deadline import Deadline
+    from runner.events import Events
+    from runner.journal import Journal, Past, Undo
+    from runner.result import Leftover
+
+PATIENCE = 600.0
+_ROUND_SECONDS = 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+LOG = "watchdog.jsonl"
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP)
+_READY = 3
+_TAIL = 4096
+
+
+class Watchdog:
+    """Starts the watchdog of a run, once, and tells when it stands. Called by the journal: implements its `guard`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ready: int | None = None
+        self._pid = 0
+
+    def __call__(self, must_stand: bool) -> None:
+        """Raises `StepFailed` when it must stand and does not."""
+        if not self._pid:
+            self._start()
+        if must_stand and self._ready is not None:
+            self._await()
+
+    def close(self) -> None:
+        """Take leave of the process that started it."""
+        if self._ready is not None:
+            self._await()
+
+    def _start(self) -> None:
+        self._ready, write = os.pipe()
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - light
+        environment = {name: value for name, value in os.environ.items() if name != "RUNNER_CHILD"}
+        # A bare interpreter does not find the packages of this one; it is told where they are.
+        argv = [sys.executable, "-I", "-S", __file__, str(self._folder), package, *sys.path]
+        null = os.devnull
+        actions = [
+            (os.POSIX_SPAWN_DUP2, write, _READY),
+            (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
+        ]
+        try:
+            self._pid = os.posix_spawn(sys.executable, argv, environment, file_actions=actions, setsid=True)
+        except OSError as error:
+            os.close(self._ready)
+            raise _not_standing(str(error)) from None
+        finally:
+            os.close(write)
+
+    def _await(self) -> None:
+        assert self._ready is not None  # noqa: S101 - for the type checker
+        word = os.read(self._ready, 16)
+        os.close(self._ready)
+        self._ready = None
+        os.waitpid(self._pid, 0)  # only the one that started it: it itself is nobody's child
+        if not word:
+            raise _not_standing("it ended at once")
+
+
+def _not_standing(why: str) -> Exception:
+    from runner.errors import StepFailed
+
+    return StepFailed(
+        f"the watchdog, which cleans up when the runner is killed, cannot be started: {why}; so nothing is made",
+        reason="watchdog",
+    )
+
+
+def _sleep(folder: str) -> None:
+    """The script: become nobody's child, wait for the end of the run, and undo it if need be."""
+    if os.fork():
+        os._exit(0)
+    for number in _IGNORED:
+        signal.signal(number, lambda *_: None)  # not SIG_IGN: the children of this process would inherit it
+    os.umask(0o077)
+    os.chdir("/")
+    journal = os.open(f"{folder}/journal.jsonl", os.O_RDWR | os.O_APPEND)
+    os.write(_READY, str(os.getpid()).encode())
+    # Also what the runner itself inherited, such as the lock of whoever started it.
+    os.dup2(journal, 3)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    journal = 3
+    os.set_inheritable(journal, False)
+    fcntl.flock(journal, fcntl.LOCK_EX)
+    size = os.fstat(journal).st_size
+    last = os.pread(journal, _TAIL, max(0, size - _TAIL)).splitlines()[-1:]
+    if last and last[0].startswith(b'{"end"') and b'"handover"' not in last[0]:
+        return
+    sys.path[:] = [path for path in sys.argv[2:] if path]
+    from pathlib import Path
+
+    rescue(Path(folder), journal)
+
+
+# --- what follows runs only when it must act
+
+
+def rescue(folder: Path, descriptor: int) -> None:
+    """Undo a run whose journal this process has locked, and say goodbye in its place."""
+    import shutil
+
+    from runner import orphans
+    from runner.cleanup import address, tidy
+    from runner.events import Events
+    from runner.journal import Journal, replay
+    from runner.reports import lines
+
+    journal = Journal.resume(folder, descriptor)
+    assert journal is not None  # noqa: S101 - it is locked already
+    events = Events(folder.name, (lines.make(folder / LOG),))
+    past = replay(folder)
+    events.emit("watchdog started", pid=os.getpid(), objects=len(past.doomed), handover=past.end is not None)
+    children = orphans.end(past.children.values())
+    for mark in past.children:
+        journal.ended(mark)
+    for path in past.temporary:
+        shutil.rmtree(path, ignore_errors=True)
+    left: dict[str, Leftover] = {}
+    try:
+        left = _undo(past, journal, events)
+    finally:
+        tidy(folder)
+        for leftover in left.values():
+            events.emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
+        kept = [address(record) for record in past.spared]
+        events.emit("watchdog ended", left=len(left), kept=kept, children=children)
+        end = past.end
+        journal.end(end.status if end else "crashed", end.code if end else 128 + signal.SIGKILL, by="watchdog")
+
+
+def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:
+    """Undo what is left, again and again while the cluster is away; answers what remains."""
+    from contextlib import suppress
+
+    from runner.cleanup import leftover
+    from runner.deadline import Deadline
+    from runner.errors import RunnerError
+
+    doomed = list(past.doomed)
+    left: dict[str, Leftover] = {}
+    pause = _FIRST_PAUSE
+    with Deadline(PATIENCE) as patience, suppress(RunnerError):
+        while doomed:
+            try:
+                with patience.child(_ROUND_SECONDS) as deadline:
+                    now, hopeless = _undo_once(past, doomed, journal, events, deadline)
+            except (RunnerError, OSError) as error:
+                now, hopeless = {record.id: leftover(record, str(error)) for record in doomed}, set()
+            left = {key: value for key, value in left.items() if key in hopeless} | now
+            doomed = [record for record in doomed if record.id in now and record.id not in hopeless]
+            if doomed:
+                patience.pause(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+    return left
+
+
+def _undo_once(
+    past: Past, doomed: Sequence[Undo], journal: Journal, events: Events, deadline: Deadline
+) -> tuple[dict[str, Leftover], set[str]]:
+    """(what is left, and of that the ids for which trying again cannot help)."""
+    from runner.cleanup import Remover
+    from runner.cluster.choose import reopen
+
+    cluster = reopen(past.place.engine if past.place else "kubectl", past.folder, deadline, journal.make_temporary)
+    try:
+        remover = Remover(cluster, journal, past.id, events.emit)
+        _, left = remover.undo(doomed, deadline, hurry=True)
+    finally:
+        cluster.close()
+    return left, remover.hopeless
+
+
+if __name__ == "__main__":
+    _sleep(sys.argv[1])
