@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runner.journal import Journal, Undo
 
 CLEANUP_TIMEOUT: Final = 120.0
+VERIFY_TIMEOUT: Final = 20.0
 
 Emit = Callable[..., None]
 
@@ -98,14 +99,15 @@ def verify(run: Run) -> tuple[Leftover, ...]:
     """Ask the cluster whether all that was undone is gone indeed; answers what is not."""
     if run.cluster is None or run.signal or not run.journal.gone:
         return ()
-    left = [record for record in run.journal.gone if _exists(run.cluster, record)]
+    with run.cleanup.child(VERIFY_TIMEOUT) as deadline:
+        left = [record for record in run.journal.gone if _exists(run.cluster, record, deadline)]
     run.events.emit("cleanup verified", objects=len(run.journal.gone), left=len(left))
     return tuple(leftover(record, "it was deleted, but is still there") for record in left)
 
 
-def _exists(cluster: Cluster, record: Undo) -> bool:
+def _exists(cluster: Cluster, record: Undo, deadline: Deadline) -> bool:
     try:
-        live = cluster.get(Ref(record.kind, record.name, record.namespace, record.api_version))
+        live = cluster.get(Ref(record.kind, record.name, record.namespace, record.api_version), deadline)
     except RunnerError:  # its kind is gone, or may not be read
         return False
     return live is not None and live["metadata"]["uid"] == record.uid

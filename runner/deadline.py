@@ -22,7 +22,7 @@ class Deadline:
 
     def __init__(self, seconds: float | None = None, parent: Deadline | None = None) -> None:
         own = FOREVER if seconds is None else time.monotonic() + seconds
-        self.seconds = seconds
+        self.seconds: float | None = parent.seconds if parent and parent.moment <= own else seconds
         self.moment: float = min(own, parent.moment) if parent else own
         self._lock = threading.RLock()
         self._reason: str | None = None

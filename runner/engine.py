@@ -232,7 +232,7 @@ class _Execution:
     def _enter_namespace(self, cluster: Cluster, name: str, *, make: bool, create: bool) -> None:
         with self.work.child(60) as deadline:
             context = StepContext(self, None, deadline, path="namespace")
-            exists = False if make else cluster.get(Ref("Namespace", name)) is not None
+            exists = False if make else cluster.get(Ref("Namespace", name), deadline) is not None
             if make or (create and not exists):
                 cluster.make_namespace(name, context)
             elif not exists:
@@ -580,12 +580,17 @@ class StepContext:
     def failure(self, error: BaseException, step: Step, file: str) -> Failure:
         """The record of a failure, with its place in the file."""
         message = str(getattr(error, "message", "") or error)
-        if isinstance(error, Expired) and self._waiting:
-            message = f"timed out after {step.timeout:g} s, waiting for {self._waiting}"
+        hint = getattr(error, "hint", "")
+        if isinstance(error, Expired):
+            if self._waiting:
+                message = f"timed out after {step.timeout:g} s, waiting for {self._waiting}"
+            cluster = self._execution.shared.cluster
+            if cluster and step.kind.needs_cluster(step.template) and (trouble := cluster.trouble()):
+                message, hint = f"{message}: {trouble.message}", trouble.hint
         result: CommandResult | None = getattr(error, "result", None)
         return Failure(
             message=message,
-            hint=getattr(error, "hint", ""),
+            hint=hint,
             reason=getattr(error, "reason", ""),
             details=getattr(error, "details", ""),
             command=shell.quote(result.argv) if result else "",

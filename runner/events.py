@@ -45,6 +45,7 @@ LEVELS: Final[Mapping[str, str]] = {
     "cleanup verified": "info",  # objects (how many), left
     "watchdog started": "info",  # pid, objects (how many), handover
     "watchdog ended": "info",  # left (how many), kept, children (that it ended)
+    "request retried": "warning",  # request, rule, reason, attempt, seconds (until the next one)
     "interrupted": "warning",  # signal, message
     "warning": "warning",  # message, hint
     "note": "info",  # message

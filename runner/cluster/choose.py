@@ -17,6 +17,7 @@ from runner.shell import Command
 if TYPE_CHECKING:
     from runner.cluster.kubeconfig import Selected
     from runner.cluster.kubectl import Kubectl
+    from runner.cluster.patience import Report
     from runner.cluster.protocol import Cluster, Object
 
 ANSWER_SECONDS = 10.0
@@ -49,7 +50,7 @@ def engine_of(choice: Choice) -> tuple[str, Selected | None]:
 def open_cluster(
     choice: Choice,
     folder: Path,
-    note: Callable[[str], None],
+    report: Report,
     meanwhile: Callable[[], object] = lambda: None,
     parent: Deadline | None = None,
     sockets: Callable[[], str] = str,
@@ -66,11 +67,12 @@ def open_cluster(
             from runner.cluster import podman
 
             if choice.engine == "auto":
-                note("no cluster is configured, so podman runs the manifests (--engine kubectl to insist on a cluster)")
+                why = "no cluster is configured, so podman runs the manifests (--engine kubectl to insist on a cluster)"
+                report("note", message=why)
             return podman.start(folder, deadline, sockets)
         if not shell.find("kubectl"):
             raise CannotStart("kubectl is not installed", hint="install kubectl, or use --engine podman")
-        return _connect(selected, choice, folder, deadline, meanwhile, sockets)
+        return _connect(selected, choice, folder, deadline, meanwhile, sockets, report)
 
 
 def reopen(engine: str, folder: Path, deadline: Deadline, sockets: Callable[[], str] = str) -> Cluster:
@@ -91,12 +93,13 @@ def _connect(
     deadline: Deadline,
     meanwhile: Callable[[], object],
     sockets: Callable[[], str],
+    report: Report,
 ) -> Kubectl:
     from runner.cluster.kubectl import Kubectl
 
     pinned = kubeconfig.pin(selected, folder)
     try:
-        cluster = Kubectl(selected, pinned, sockets())
+        cluster = Kubectl(selected, pinned, sockets(), report)
     except BaseException:
         pinned.unlink(missing_ok=True)
         raise
@@ -122,15 +125,23 @@ def _nodes(cluster: Kubectl, selected: Selected, deadline: Deadline) -> list[Obj
             return []
         raise _unreachable(selected, error.message) from None
     except (Unreachable, TimedOut) as error:
-        raise _unreachable(selected, str(error)) from None
+        raise _unreachable(selected, _why(error)) from None
 
 
 def _ask(cluster: Kubectl, selected: Selected, deadline: Deadline) -> None:
     """One request to a cluster that was named, so that an unreachable one is found before anything runs."""
+    from runner.cluster.observer import PROBE
+
     try:
-        cluster.api.get("/version", deadline)
+        cluster.patiently("GET", PROBE, deadline)
     except (ApiError, Unreachable, TimedOut) as error:
-        raise _unreachable(selected, str(error)) from None
+        raise _unreachable(selected, _why(error)) from None
+
+
+def _why(error: ApiError | Unreachable | TimedOut) -> str:
+    from runner.cluster.patience import Unanswered
+
+    return error.why if isinstance(error, Unanswered) else error.message
 
 
 def _unreachable(selected: Selected, why: str) -> CannotStart:

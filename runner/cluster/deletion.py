@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.http import ApiError
+from runner.cluster.observer import PROBE
 from runner.cluster.protocol import RUN_LABEL, Gone, Object, RemovingHand, selector_of
 from runner.deadline import Deadline
-from runner.errors import Cancelled, RunnerError, StepFailed, TimedOut
+from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -54,6 +55,8 @@ _OWNS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 FORBIDDEN: Final = 403
+_SILENCE_SECONDS: Final = 30.0
+"""A cleanup waits this long for an API server that is not there, such as one that is being restarted."""
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 _AT_ONCE: Final = 8
@@ -144,7 +147,7 @@ def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHa
         hand.waiting(f"{member} to be gone")
         try:
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
-        except TimedOut as error:
+        except Expired as error:
             why = what_holds(cluster, member)
             raise TimedOut(
                 f"{error.message}: {member} still exists{why}", reason="timeout", hint=_look(member)
@@ -155,7 +158,7 @@ def what_holds(cluster: Kubectl, member: Member) -> str:
     """Why an object is still there, as the end of a sentence."""
     with Deadline(2) as deadline:
         try:
-            live = cluster.api.get(member.path, deadline)
+            live = cluster.patiently("GET", member.path, deadline)
         except RunnerError:
             return ""
     meta = live["metadata"]
@@ -191,6 +194,12 @@ def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry
     A custom resource is waited for before anything older goes: its controller may have to take a finalizer away. What
     lives in a namespace that goes too has the short grace of a hurry.
     """
+    try:
+        with hand.deadline.child(_SILENCE_SECONDS) as deadline:
+            cluster.patiently("GET", PROBE, deadline)
+    except RunnerError as error:
+        yield from (Gone(record, error.message) for record in reversed(records))
+        return
     doomed = {record.name for record in records if record.kind == "Namespace"}
 
     def fire(record: Undo) -> _Fired:
@@ -238,7 +247,7 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
         try:
             hand.waiting(f"{member} to be gone")
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
-        except TimedOut:
+        except Expired:
             return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)}")
         except RunnerError as error:
             return Gone(shot.record, f"{member} may still exist: {error.message}")
@@ -323,7 +332,7 @@ def _orphan_and_end(cluster: Kubectl, members: Sequence[Member], deadline: Deadl
 def _selector(cluster: Kubectl, member: Member, deadline: Deadline) -> str:
     """The labels of a controller's dependents, as a selector; empty when it is gone or has none."""
     try:
-        live = cluster.api.get(member.path, deadline)
+        live = cluster.patiently("GET", member.path, deadline)
     except ApiError:
         return ""
     return selector_of(((live.get("spec") or {}).get("selector") or {}).get("matchLabels") or {})

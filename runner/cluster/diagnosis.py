@@ -32,7 +32,7 @@ def explain(cluster: Kubectl, objects: Sequence[Object], deadline: Deadline) -> 
 def _pods_of(cluster: Kubectl, object_: Object, deadline: Deadline) -> list[Object]:
     resource = cluster.discovery.of_manifest(object_["apiVersion"], object_["kind"], deadline)
     members = family(cluster, resource, object_, deadline)
-    found = [cluster.api.get(member.path, deadline) for member in members if member.resource.kind == "Pod"]
+    found = [cluster.patiently("GET", member.path, deadline) for member in members if member.resource.kind == "Pod"]
     return [{"apiVersion": "v1", "kind": "Pod", **pod} for pod in found]
 
 
@@ -77,7 +77,7 @@ def _events(cluster: Kubectl, meta: dict[str, Any], deadline: Deadline) -> Itera
     query = {"fieldSelector": f"involvedObject.uid={meta['uid']}"}
     path = f"/api/v1/namespaces/{meta.get('namespace') or 'default'}/events"
     try:
-        items = cluster.api.get(f"{path}?{urlencode(query)}", deadline)["items"]
+        items = cluster.patiently("GET", f"{path}?{urlencode(query)}", deadline)["items"]
     except (ApiError, Unreachable):
         return
     seen: dict[str, int] = {}

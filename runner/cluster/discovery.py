@@ -6,15 +6,18 @@ Kinds that every cluster has stand in a table (no request); all others are asked
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from typing import Any, Final
 
-from runner.cluster.http import Api, ApiError
+from runner.cluster.http import ApiError
 from runner.deadline import Deadline
 from runner.errors import StepFailed
+
+# GETs a path with headers, and answers the parsed JSON.
+Fetch = Callable[[str, Deadline, Mapping[str, str] | None], Any]
 
 _AGGREGATED: Final = {"Accept": "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"}
 
@@ -80,8 +83,8 @@ BUILTIN: Final = tuple(_builtin())
 class Discovery:
     """The resources of one cluster."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
         self._lock = threading.Lock()
         self._served: tuple[Resource, ...] | None = None
 
@@ -124,7 +127,7 @@ class Discovery:
 
     def _ask(self, deadline: Deadline) -> Iterator[Resource]:
         for root in ("/api", "/apis"):
-            answer = self._api.get(root, deadline, _AGGREGATED)
+            answer = self._fetch(root, deadline, _AGGREGATED)
             if answer.get("kind") == "APIGroupDiscoveryList":
                 yield from _aggregated(answer)
             else:
@@ -137,7 +140,7 @@ class Discovery:
         ]
         for version in versions:
             try:
-                found = self._api.get(f"{root}/{version}", deadline)
+                found = self._fetch(f"{root}/{version}", deadline, None)
             except ApiError:
                 continue  # an APIService whose backend is away must not hide all others
             for item in found.get("resources", ()):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING
 
-from runner import confidential, masking
 from runner.cluster import deletion, diagnosis
-from runner.cluster.discovery import Discovery, Resource
-from runner.cluster.http import Api, ApiError, Unreachable
+from runner.cluster.discovery import Resource
+from runner.cluster.http import Api
+from runner.cluster.observer import Observer
+from runner.cluster.patience import Patience, Report, quiet
 from runner.cluster.protocol import (
     RUN_LABEL,
     Applied,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from runner.cluster.guard import Verdict
     from runner.cluster.images import Builder
     from runner.cluster.kubeconfig import Selected
-
-GONE_STATUS = 410
 
 
 class KubectlDialect:
@@ -151,15 +149,14 @@ def _objects(selection: Selection) -> tuple[str, ...]:
     return (selection.kind, f"--selector={selection.selector}")
 
 
-class Kubectl:
+class Kubectl(Observer):
     """A cluster behind a pinned kubeconfig. Implements `protocol.Cluster`."""
 
     engine = "kubectl"
 
-    def __init__(self, selected: Selected, pinned: Path, sockets: str = "") -> None:
+    def __init__(self, selected: Selected, pinned: Path, sockets: str = "", report: Report = quiet) -> None:
         self.context = selected.context
         self.server = selected.server
-        self.namespace = selected.namespace or "default"
         self.dialect = KubectlDialect()
         self.environment: dict[str, str | None] = {
             "KUBECONFIG": str(pinned),
@@ -170,132 +167,9 @@ class Kubectl:
         """Whether the cluster is local and how images reach its nodes; set by whoever judged it."""
         self._pinned = pinned
         self._proxy = Proxy(self.environment, sockets)
-        self.api = Api(self._proxy.path)
-        self.discovery = Discovery(self.api)
-
-    # -- looking ------------------------------------------------------------------------------------------------
-
-    def resource(self, ref: Ref, deadline: Deadline) -> Resource:
-        if ref.api_version:
-            return self.discovery.of_manifest(ref.api_version, ref.kind, deadline)
-        return self.discovery.of_word(ref.kind, deadline)
-
-    def nodes(self, deadline: Deadline) -> list[Object]:
-        items: list[Object] = self.api.get("/api/v1/nodes", deadline)["items"]
-        return items
-
-    def get(self, ref: Ref) -> Object | None:
-        with Deadline(30) as deadline:
-            resource = self.resource(ref, deadline)
-            return self._get(resource, ref.namespace or self.namespace, ref.name, deadline)
-
-    def _get(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> Object | None:
-        try:
-            found = _completed(self.patiently("GET", resource.path(namespace, quote(name)), deadline), resource)
-        except ApiError as error:
-            if error.status == deletion.NOT_FOUND:
-                return None
-            raise _failure(f"{resource.kind.lower()}/{name}", error) from None
-        return found
-
-    def patiently(self, method: str, path: str, deadline: Deadline, body: Mapping[str, Any] | None = None) -> Any:
-        """Ask again after a connection that was cut or a server that is overloaded, until the deadline."""
-        pause = 0.05
-        while True:
-            try:
-                return self.api.request(method, path, deadline, body)
-            except Unreachable:
-                pass
-            except ApiError as error:
-                if error.status not in (429, 502, 503, 504):
-                    raise
-            deadline.pause(pause)
-            pause = min(2.0, pause * 2)
-
-    def objects(self, resource: Resource, namespace: str, deadline: Deadline, **query: str) -> list[Object]:
-        """Objects of a resource; items get the kind and apiVersion that lists leave out."""
-        answer = self.patiently("GET", _with_query(resource.path(namespace), query), deadline)
-        return [_completed(item, resource) for item in answer["items"]]
-
-    def expand(self, selection: Selection) -> list[Ref]:
-        with Deadline(30) as deadline:
-            resource = self.discovery.of_word(selection.kind, deadline)
-            namespace = (selection.namespace or self.namespace) if resource.namespaced else ""
-            names = selection.names or tuple(
-                item["metadata"]["name"]
-                for item in self.objects(resource, namespace, deadline, labelSelector=selection.selector)
-            )
-        return [Ref(resource.kind, name, namespace, resource.group_version) for name in names]
-
-    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
-        resource = self.discovery.of_word(selection.kind, deadline)
-        namespace = selection.namespace or self.namespace
-        query = {}
-        if selection.selector:
-            query["labelSelector"] = selection.selector
-        elif len(selection.names) == 1:
-            query["fieldSelector"] = f"metadata.name={selection.names[0]}"
-        wanted = frozenset(selection.names)
-        for objects in self.observe(resource, namespace, query, deadline):
-            yield [item for item in objects if not wanted or item["metadata"]["name"] in wanted]
-
-    def observe(
-        self, resource: Resource, namespace: str, query: Mapping[str, str], deadline: Deadline
-    ) -> Iterator[list[Object]]:
-        """All objects that match, now and after every change; lists again whenever the watch is lost."""
-        pause = 0.0
-        while True:
-            try:
-                answer = self.patiently("GET", _with_query(resource.path(namespace), query), deadline)
-            except ApiError as error:
-                raise _failure(resource.plural, error) from None
-            objects = {item["metadata"]["uid"]: _completed(item, resource) for item in answer["items"]}
-            yield list(objects.values())
-            version = answer["metadata"]["resourceVersion"]
-            for changed in self._changes(resource, namespace, query, version, objects, deadline):
-                pause = 0.0
-                if changed:
-                    yield list(objects.values())
-            deadline.pause(pause)
-            pause = min(2.0, max(0.05, pause * 2))
-
-    def _changes(
-        self,
-        resource: Resource,
-        namespace: str,
-        query: Mapping[str, str],
-        version: str,
-        objects: dict[str, Object],
-        deadline: Deadline,
-    ) -> Iterator[bool]:
-        """Follow the watch and keep `objects` up to date; ends when the list must be taken again."""
-        while True:
-            follow = {**query, "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version}
-            alive = False
-            try:
-                for event in self.api.stream(_with_query(resource.path(namespace), follow), deadline):
-                    alive = True
-                    item = event["object"]
-                    if event["type"] == "ERROR":
-                        return  # 410 Gone: the version is too old
-                    version = item["metadata"]["resourceVersion"]
-                    if event["type"] == "BOOKMARK":
-                        yield False
-                        continue
-                    uid = item["metadata"]["uid"]
-                    if event["type"] == "DELETED":
-                        objects.pop(uid, None)
-                    else:
-                        objects[uid] = _completed(item, resource)
-                    yield True
-            except ApiError as error:
-                if error.status in (401, 403):
-                    raise
-                return
-            except Unreachable:
-                return
-            if not alive:
-                return  # ended at once: the list is taken again after a pause
+        look = f"is it running? kubectl --context={selected.context} get --raw=/readyz --request-timeout=5s"
+        patience = Patience(selected.server, look, report)
+        super().__init__(Api(self._proxy.path), patience, selected.namespace or "default")
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -435,18 +309,9 @@ class Kubectl:
         return images.load(image, archive, self.verdict, hand, builder)
 
     def close(self) -> None:
+        self.pulse.close()
         self.api.close()
         self._proxy.close()
-
-
-def _with_query(path: str, query: Mapping[str, str]) -> str:
-    return f"{path}?{urlencode(query)}" if query else path
-
-
-def _completed(item: Object, resource: Resource) -> Object:
-    completed = {"apiVersion": resource.group_version, "kind": resource.kind, **item}
-    masking.hide(confidential.of_object(completed))
-    return completed
 
 
 def _not_created(output: str, refs: Sequence[Ref]) -> list[Ref]:
@@ -455,7 +320,3 @@ def _not_created(output: str, refs: Sequence[Ref]) -> list[Ref]:
     if len(lines) != len(refs):
         return []
     return [ref for ref, line in zip(refs, lines, strict=True) if not line.rstrip().endswith(" created")]
-
-
-def _failure(what: str, error: ApiError) -> StepFailed:
-    return StepFailed(f"{what}: {error.message}", reason=error.reason, hint=error.hint)

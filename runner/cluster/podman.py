@@ -73,7 +73,7 @@ class Podman(Observer):
     server = ""
 
     def __init__(self, service: Service | RemoteSocket, deadline: Deadline, *, remote: bool = False) -> None:
-        super().__init__(Api(service.path))
+        super().__init__(Api(lambda _: service.path()))
         self.dialect = PodmanDialect()
         # Children of a run on podman see no cluster, which nobody proved to be local.
         self.environment: dict[str, str | None] = {"KUBECONFIG": os.devnull}

@@ -55,16 +55,18 @@ class Observer:
         self.known: dict[tuple[str, str], Object] = {}
         self._exits: dict[str, int] = {}
 
-    def get(self, ref: Ref) -> Object | None:
-        with Deadline(30) as deadline:
-            return next(iter(self._objects(Selection(ref.kind, (ref.name,)), deadline)), None)
+    def get(self, ref: Ref, deadline: Deadline) -> Object | None:
+        return next(iter(self._objects(Selection(ref.kind, (ref.name,)), deadline)), None)
 
-    def expand(self, selection: Selection) -> list[Ref]:
+    def expand(self, selection: Selection, deadline: Deadline) -> list[Ref]:
         names: Iterable[str] = selection.names
         if not names:
-            with Deadline(30) as deadline:
-                names = [item["metadata"]["name"] for item in self._objects(selection, deadline)]
+            names = [item["metadata"]["name"] for item in self._objects(selection, deadline)]
         return [ref_of(kind_of(selection.kind), name) for name in names]
+
+    def trouble(self) -> StepFailed | None:
+        """Podman is a child of the run: when it does not answer its requests say so."""
+        return None
 
     def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
         """Reads the state anew after each of podman's events; the events since just before are replayed, so that

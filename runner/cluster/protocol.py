@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.deadline import Deadline
-from runner.errors import CommandResult
+from runner.errors import CommandResult, StepFailed
 from runner.journal import Undo
 from runner.shell import Command
 
@@ -211,7 +211,7 @@ class Cluster(Protocol):
     @property
     def dialect(self) -> Dialect: ...
 
-    def get(self, ref: Ref) -> Object | None:
+    def get(self, ref: Ref, deadline: Deadline) -> Object | None:
         """The live object, or None."""
 
     def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
@@ -233,13 +233,16 @@ class Cluster(Protocol):
     def use_namespace(self, name: str) -> None:
         """Make this the default namespace from now on."""
 
-    def expand(self, selection: Selection) -> list[Ref]:
+    def expand(self, selection: Selection, deadline: Deadline) -> list[Ref]:
         """The objects that a selection means now (names are taken at their word)."""
 
     def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
         """All matching objects, first as they are now (possibly none), then again after every change.
         Never polls; ends only by the deadline's exceptions.
         """
+
+    def trouble(self) -> StepFailed | None:
+        """After a timeout: whether the engine itself does not answer now, with the sentence and the hint; in 2 s."""
 
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         """Diagnostics of these objects for a person: state, the events that matter, last log lines. Never raises."""

@@ -194,9 +194,8 @@ def _start(
     try:
         choice = _common_choice(options, workflows, inputs)
         if _needs_cluster(workflows) or (_wants_cluster(options, workflows) and engine_of(choice)[0] == "kubectl"):
-            note = lambda text: shared.events.emit("note", message=text)  # noqa: E731
             sockets = shared.journal.make_temporary
-            shared.cluster = open_cluster(choice, shared.folder, note, listen, shared.work, sockets)
+            shared.cluster = open_cluster(choice, shared.folder, shared.events.emit, listen, shared.work, sockets)
             shared.journal.at(_place(shared.cluster, choice))
     finally:
         listen()

@@ -148,6 +148,9 @@ class Progress:
     def _on_forward_restarted(self, fields: Mapping[str, Any], _: float) -> None:
         self._lines(f"forward {plain(fields.get('local', ''))} restarted: {plain(fields.get('why', ''))}", "!", "warn")
 
+    def _on_request_retried(self, fields: Mapping[str, Any], _: float) -> None:
+        self._lines(plain(fields.get("reason", "")), "!", "warn")
+
     def _on_object_left(self, fields: Mapping[str, Any], _: float) -> None:
         self._lines(f"left: {plain(fields.get('object', ''))}: {plain(fields.get('why', ''))}", "!", "bad")
         if fields.get("command"):

@@ -40,6 +40,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "cleanup verified": (),
     "watchdog started": (),
     "watchdog ended": (),
+    "request retried": ("request", "reason"),
     "interrupted": ("message",),
     "warning": ("message",),
     "note": ("message",),

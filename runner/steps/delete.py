@@ -109,7 +109,7 @@ def _refs(args: Args, context: Context) -> list[Ref]:
     return [
         ref
         for selection in kind.selections(args.target or (), context.namespace)
-        for ref in context.cluster.expand(selection)
+        for ref in context.cluster.expand(selection, context.deadline)
     ]
 
 

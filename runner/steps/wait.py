@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from runner.errors import Cancelled, StepFailed, TimedOut
+from runner.errors import Cancelled, Expired, StepFailed, TimedOut
 from runner.steps import kind
 from runner.steps.kind import Cel, Context, Fault, Files, Output, Scene, Target
 
@@ -137,7 +137,7 @@ def _wait(selection: Selection, args: Args, context: Context) -> list[Object]:
             if pods.verdict and not context.deadline.cancelled:
                 raise _failed(pods.verdict, last, context) from None
             raise
-        except TimedOut:
+        except Expired:
             raise TimedOut(
                 f"timed out after {context.scene.timeout:g} s: {sentence}",
                 reason="timeout",

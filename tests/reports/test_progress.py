@@ -89,7 +89,7 @@ def test_ascii(events: list[Event]) -> None:
         "run started", "workflow started", "workflow ended", "step started", "step waiting", "step retried",
         "step passed", "step failed", "step skipped", "step cancelled", "command output", "note", "warning",
         "interrupted", "object left", "forward restarted", "cleanup started", "cleanup waiting", "cleanup ended",
-        "run ended",
+        "request retried", "run ended",
     ],
 )  # fmt: skip
 def test_missing_fields(event: MakeEvent, phrase: str) -> None:

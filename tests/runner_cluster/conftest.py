@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runner.cluster import patience
+from runner.cluster.kubeconfig import Selected
+from runner.cluster.kubectl import Kubectl
 from runner.deadline import Deadline
 from runner.errors import CommandResult, StepFailed
 from runner.shell import Command, run
+from tests.runner_cluster.fake_api import FakeApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from runner.cluster.protocol import Ref
     from runner.journal import Undo
@@ -94,3 +101,64 @@ def hand(tmp_path: Path) -> FakeHand:
 def run_command() -> Callable[[Command], CommandResult]:
     """How the guard asks a provider's tool."""
     return lambda command: run(command, Deadline(5))
+
+
+# -- a cluster whose API server is a fake
+
+
+SERVE = """\
+case $1 in
+proxy)
+  socket=${2#--unix-socket=}
+  ln -s "$API" "$socket"
+  echo "Starting to serve on $socket"
+  exec sleep 600 ;;
+esac
+"""
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    """An API server with nothing in it."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:  # socket paths are short
+        fake = FakeApi(Path(folder, "api"))
+        yield fake
+        fake.close()
+
+
+@dataclass
+class News:
+    """What a cluster reported."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, phrase: str, /, *, level: str = "", **fields: Any) -> None:
+        self.events.append((phrase, {**fields, "level": level}))
+
+    @property
+    def rules(self) -> list[str]:
+        """By which rules requests were repeated, in order."""
+        return [fields["rule"] for phrase, fields in self.events if phrase == "request retried"]
+
+
+@pytest.fixture
+def news() -> News:
+    return News()
+
+
+@pytest.fixture
+def cluster(api: FakeApi, news: News, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubectl]:
+    """Kubectl's side of a cluster: the program is a fake whose proxy leads to the fake API server."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    program = folder / "kubectl"
+    program.write_text(f"#!/bin/bash\n{SERVE}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("API", str(api.path))
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.005)
+    pinned = tmp_path / "kubeconfig"
+    pinned.write_text("{}")
+    real = Kubectl(Selected("dev", "dev", "https://10.0.0.1:6443", "", "dev", {}), pinned, report=news)
+    yield real
+    real.close()

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ def serving(path: Path, *answers: bytes | Callable[[socket.socket], None]) -> It
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        with closing(Api(lambda: str(path))) as api:
+        with closing(Api(lambda _: str(path))) as api:
             yield api
     finally:
         server.shutdown(socket.SHUT_RDWR)
@@ -82,9 +82,58 @@ def test_connection_that_was_closed_meanwhile_is_replaced(tmp_path: Path) -> Non
         assert api.get("/", Deadline(10)) == {"a": True}
 
 
+def test_answers_that_drip(tmp_path: Path) -> None:
+    """What comes slowly is waited for, as long as it comes; but not longer than the deadline."""
+
+    def drip(client: socket.socket) -> None:
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n")
+        for byte in b'{"a": true}':
+            time.sleep(0.05)
+            with suppress(OSError):  # the client does not want more
+                client.send(bytes([byte]))
+
+    with serving(tmp_path / "s", drip, drip) as api:
+        assert api.request("GET", "/", Deadline(10), within=0.4) == {"a": True}
+        with pytest.raises(TimedOut):
+            api.request("GET", "/", Deadline(0.3), within=0.2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "message"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{",
+            "connection cut",
+            "the connection was cut (Incomplete",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+            "connection cut",
+            "the connection was cut (Incomplete",
+        ),
+        (b"SSH-2.0-OpenSSH\r\n", "unreadable answer", "the answer is not HTTP (BadStatusLine)"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+            "unreadable answer",
+            "the answer is not JSON: '<ht",
+        ),
+        (b"", "connection cut", "the connection was cut (RemoteDisconnected)"),
+    ],
+)
+def test_answers_that_are_none(tmp_path: Path, answer: bytes, reason: str, message: str) -> None:
+    def give(client: socket.socket) -> None:
+        client.sendall(answer)
+        hang_up(client)
+
+    with serving(tmp_path / "s", give) as api, pytest.raises(Unreachable) as caught:
+        api.get("/", Deadline(10))
+    assert caught.value.reason == reason
+    assert caught.value.message.startswith(message)
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     """An error of its own, which callers may wait out."""
-    with closing(Api(lambda: str(tmp_path / "none"))) as api:
+    with closing(Api(lambda _: str(tmp_path / "none"))) as api:
         with pytest.raises(Unreachable):
             api.get("/", Deadline(10))
         with pytest.raises(Unreachable):

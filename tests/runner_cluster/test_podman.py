@@ -351,7 +351,7 @@ def test_delete_returns_when_it_is_gone(real: Podman, hand: StepHand, name: str)
     real.apply([manifest(pod(name, container=SLEEP))], "", hand)
     selection = Selection("pod", (name,))
     commands = real.dialect.delete((selection,), None)
-    refs = real.delete(real.expand(selection), commands, hand, wait=True, ignore_not_found=True)
+    refs = real.delete(real.expand(selection, hand.deadline), commands, hand, wait=True, ignore_not_found=True)
     assert [ref.name for ref in refs] == [name]
     assert not exists("pod", name)
     assert hand.records == []
@@ -426,7 +426,7 @@ def test_a_podman_behind_a_socket(
         assert [gone.why for gone in remote.undo(hand.records, hand, hurry=False)] == [""]
     finally:
         remote.close()
-    assert real.get(Ref("Pod", name)) is None  # the service of others still answers
+    assert real.get(Ref("Pod", name), Deadline(5)) is None  # the service of others still answers
 
 
 @pytest.mark.podman

@@ -108,14 +108,14 @@ def service(tmp_path: Path) -> Iterator[FakeService]:
 
 @pytest.fixture
 def observer(service: FakeService) -> Iterator[Observer]:
-    observer = Observer(Api(service.path))
+    observer = Observer(Api(lambda _: service.path()))
     yield observer
     observer.api.close()
 
 
 def test_a_pod(service: FakeService, observer: Observer) -> None:
     service.put_pod("web")
-    live = observer.get(Ref("pods", "web"))
+    live = observer.get(Ref("pods", "web"), Deadline(5))
     assert live is not None
     assert judge(live, "ready").state == "done"
     assert live["metadata"]["uid"] == "id of web"
@@ -123,16 +123,16 @@ def test_a_pod(service: FakeService, observer: Observer) -> None:
 
 def test_a_deployment(service: FakeService, observer: Observer) -> None:
     service.put_pod("web-pod-0")
-    live = observer.get(Ref("deployment.apps", "web"))
+    live = observer.get(Ref("deployment.apps", "web"), Deadline(5))
     assert live is not None
     assert judge(live, "ready").state == "done"
-    assert observer.get(Ref("deployment", "api")) is None
+    assert observer.get(Ref("deployment", "api"), Deadline(5)) is None
 
 
 def test_expand(service: FakeService, observer: Observer) -> None:
     service.put_pod("one", labels={"app": "a"})
     service.put_pod("two", labels={"app": "b"})
-    assert [ref.name for ref in observer.expand(Selection("po", selector="app=b"))] == ["two"]
+    assert [ref.name for ref in observer.expand(Selection("po", selector="app=b"), Deadline(5))] == ["two"]
 
 
 def test_a_watch_yields_the_state_and_then_changes_only(service: FakeService, observer: Observer) -> None:
@@ -162,11 +162,11 @@ def test_a_watch_ends_when_it_is_cancelled(observer: Observer) -> None:
 
 def test_podman_has_no_ingress(observer: Observer) -> None:
     with pytest.raises(StepFailed, match="podman has no ingress"):
-        observer.expand(Selection("ingress", selector="a=b"))
+        observer.expand(Selection("ingress", selector="a=b"), Deadline(5))
 
 
 def test_namespaces_are_taken_at_their_word(observer: Observer) -> None:
-    assert observer.get(Ref("Namespace", "any")) is not None
+    assert observer.get(Ref("Namespace", "any"), Deadline(5)) is not None
 
 
 def test_what_podman_keeps_of_an_object(service: FakeService, observer: Observer) -> None:
@@ -187,5 +187,5 @@ def test_what_podman_keeps_of_an_object(service: FakeService, observer: Observer
 def test_what_a_run_applied_and_podman_does_not_keep(observer: Observer) -> None:
     service = {"kind": "Service", "metadata": {"name": "web", "labels": {"app": "a"}}}
     observer.known["Service", "web"] = service
-    assert observer.get(Ref("svc", "web")) == service
-    assert observer.expand(Selection("service", selector="app=b")) == []
+    assert observer.get(Ref("svc", "web"), Deadline(5)) == service
+    assert observer.expand(Selection("service", selector="app=b"), Deadline(5)) == []

@@ -54,7 +54,7 @@ def test_a_machine_that_does_not_exist(fakes: Any) -> None:
 
 @pytest.mark.podman
 def test_the_service_is_started_again_when_it_dies(podman_env: dict[str, str], service: Service) -> None:
-    api = Api(service.path)
+    api = Api(lambda _: service.path())
     with Deadline(10) as deadline:
         assert api.get("/v4.0.0/libpod/info", deadline)
         child = service._child

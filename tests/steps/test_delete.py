@@ -11,6 +11,7 @@ import pytest
 
 from runner.cluster.kubectl import KubectlDialect
 from runner.cluster.protocol import Ref, Selection
+from runner.deadline import Deadline
 from runner.shell import Command
 from runner.steps import delete
 from runner.steps.kind import Fault, Files, Scene
@@ -161,8 +162,9 @@ class Stage:
         self.refs: list[str] = []
         self.options: dict[str, bool] = {}
         self.commands: list[Command] = []
+        self.deadline = Deadline(5)
 
-    def expand(self, selection: Selection) -> list[Ref]:
+    def expand(self, selection: Selection, deadline: Deadline) -> list[Ref]:
         names = selection.names or ("x", "y")
         return [Ref(selection.kind, name, selection.namespace) for name in names]
 

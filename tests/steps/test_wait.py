@@ -12,7 +12,7 @@ import pytest
 from runner.cluster.kubectl import KubectlDialect
 from runner.cluster.protocol import Selection
 from runner.deadline import Deadline
-from runner.errors import StepFailed, TimedOut
+from runner.errors import Expired, StepFailed, TimedOut
 from runner.expressions import EvaluationError
 from runner.steps import wait
 from runner.steps.kind import Fault, Files, Scene
@@ -158,7 +158,7 @@ class Stage:
     def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[dict[str, Any]]]:
         self.seen.append(selection)
         yield from self.states
-        raise TimedOut("the deadline")
+        raise Expired("the deadline")
 
     def explain(self, objects: Sequence[dict[str, Any]], deadline: object) -> str:
         return "explained " + " ".join(item["metadata"]["name"] for item in objects)
