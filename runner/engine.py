@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFa
 from runner.expressions import EvaluationError
 from runner.journal import STEPS, Journal, Undo
 from runner.result import Failure, Status, StepResult, WorkflowResult
+from runner.scope import Scope
 from runner.shell import Command
 from runner.steps import manifests
 from runner.steps.kind import Scene
@@ -31,8 +32,9 @@ from runner.workflow import Namespace, Step, Workflow, fill
 
 if TYPE_CHECKING:
     from runner.cluster.images import Builder
-    from runner.cluster.protocol import Cluster
+    from runner.cluster.protocol import Cluster, Selection
     from runner.events import Events
+    from runner.steps.kind import Forwarded
 
 # From the first signal to the end of the process. CI systems kill 10 s after their first signal.
 SIGNAL_BUDGET: Final = 7.0
@@ -82,34 +84,6 @@ class Run:
         return max(1.0, self.signalled_at + SIGNAL_BUDGET - time.monotonic())
 
 
-class Scope:
-    """A part of a run that ends what it began: the workflow now; groups and loops are children of it."""
-
-    def __init__(self, path: str = "", parent: Scope | None = None) -> None:
-        self.path = path
-        self.parent = parent
-        self._closers: list[Callable[[], None]] = []
-        self._bound: dict[tuple[str, int], str] = {}
-        self._lock = threading.Lock()
-
-    def close_later(self, close: Callable[[], None]) -> None:
-        with self._lock:
-            self._closers.append(close)
-
-    def bind(self, host: str, port: int) -> None:
-        self._bound["localhost" if host in ("127.0.0.1", "::1") else host, port] = host
-
-    def forwarded(self, host: str, port: int) -> str | None:
-        found = self._bound.get((host, port))
-        return found or (self.parent.forwarded(host, port) if self.parent else None)
-
-    def close(self) -> None:
-        """End everything, newest first."""
-        while self._closers:
-            self._closers.pop()()
-        self._bound.clear()
-
-
 def run_workflow(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> tuple[WorkflowResult, Pending]:
     """Run one workflow to its end, whatever happens, and start its cleanup; without another workflow to follow, also
     wait for that. A bug in a step is raised after the cleanup.
@@ -125,7 +99,6 @@ class _Execution:
         self.shared = run
         self.values = values
         self.results: list[StepResult] = []
-        self.failed = False
         self.cause = ""
         self.bug: BaseException | None = None
         self.scope = Scope()
@@ -140,6 +113,10 @@ class _Execution:
     @property
     def cancelled(self) -> bool:
         return self.work.ended
+
+    @property
+    def failed(self) -> bool:
+        return self.scope.failed is not None
 
     def emit(self, event: str, /, **fields: Any) -> None:
         self.shared.events.emit(event, workflow=self.workflow.name, **fields)
@@ -180,21 +157,22 @@ class _Execution:
     def _steps(self) -> None:
         if self._prepare_namespace():
             for step in self.workflow.steps:
-                self._step(step, self.work)
+                self._step(step, self.work, self.scope)
         if self.cancelled:
             self.cause = self.work.reason or "deadline"
         if self.failed and not self.cause:
             for step in self.workflow.on_failure:
-                self._step(step, self.work)
+                self._step(step, self.work, self.scope)
         else:
-            self.results += [_skipped(step, "nothing failed") for step in self.workflow.on_failure]
+            not_needed = (inner for step in self.workflow.on_failure for inner in step.walk())
+            self.results += [_skipped(step, "nothing failed") for step in not_needed]
         # `finally` has time of its own: the run's may be over. A signal, also one that comes now, leaves little of it.
         with (
             Deadline(FINALLY_TIMEOUT, self.shared.cleanup) as reserve,
             self.shared.work.closing(lambda: _cancel_in(SIGNAL_FINALLY, reserve)),
         ):
             for step in self.workflow.finally_:
-                self._step(step, reserve)
+                self._step(step, reserve, self.scope)
 
     # -- the namespace ------------------------------------------------------------------------------------------
 
@@ -247,58 +225,76 @@ class _Execution:
     def _namespace_failed(self, error: RunnerError, seconds: float) -> None:
         if isinstance(error, Cancelled) or self.cancelled:
             return
-        self.failed = True
         failure = Failure(error.message, error.hint, getattr(error, "reason", ""), place=self.workflow.file)
         result = StepResult(
             "namespace", "namespace", "namespace", "steps", 0, Status.FAILURE, seconds, 1, failure=failure
         )
         self.results.append(result)
+        self.scope.failed = result
         self.emit(
             "step failed", step="namespace", name="namespace", kind="namespace", message=error.message, hint=error.hint
         )
 
     # -- one step -----------------------------------------------------------------------------------------------
 
-    def _step(self, step: Step, limit: Deadline) -> None:
-        if limit.ended and step.section != "finally":
+    def _step(self, step: Step, limit: Deadline, scope: Scope) -> None:
+        if limit.ended and (step.depth or step.section != "finally"):
             self._skip(step, "the run was ended", Status.CANCELLED)
             return
         try:
-            because = self._skip_reason(step)
+            because = self._skip_reason(step, scope)
         except EvaluationError as error:
-            self._fail_condition(step, error)
+            self._fail_condition(step, error, scope)
             return
         if because:
             self._skip(step, because, Status.SKIPPED)
             return
-        self._finish(step, self._perform(step, limit))
+        place = len(self.results)  # before those of the steps inside it
+        result = self._perform(step, limit, scope)
+        self._finish(step, result, scope, place)
 
     def _skip(self, step: Step, because: str, status: Status) -> None:
-        result = _skipped(step, because, status)
-        self.results.append(result)
-        self.emit("step skipped", step=step.path, name=result.name, kind=step.kind.NAME, because=because)
+        for one in step.walk():
+            result = _skipped(one, because, status)
+            self.results.append(result)
+            self.emit("step skipped", step=one.path, name=result.name, kind=one.kind.NAME, because=because)
 
-    def _fail_condition(self, step: Step, error: EvaluationError) -> None:
+    def _fail_condition(self, step: Step, error: EvaluationError, scope: Scope) -> None:
         failure = StepFailed(f"`if` has no value: {error.message}", reason="expression")
         context = StepContext(self, step, self.work, path=step.path)
-        self._finish(step, self._result(step, str(step.name), context, failure, 0.0, 0, {}))
+        result = self._result(step, str(step.name), context, failure, 0.0, 0, {})
+        self._finish(step, result, scope, len(self.results))
 
-    def _skip_reason(self, step: Step) -> str:
+    def nest(self, steps: Sequence[Step], limit: Deadline, around: Scope) -> None:
+        """Run steps that stand inside of another, in a scope of their own. Raises `StepFailed` when one failed."""
+        scope = Scope(around)
+        try:
+            for step in steps:
+                self._step(step, limit, scope)
+        finally:
+            scope.close()
+        if failed := scope.failed:
+            message = failed.failure.message.partition("\n")[0] if failed.failure else ""
+            raise StepFailed(f'the step "{failed.name}" inside it failed: {message}', reason="nested")
+        limit.check()
+
+    def _skip_reason(self, step: Step, scope: Scope) -> str:
         """Why a step does not run, or an empty string."""
         status = {
-            "success": not self.failed and not self.cancelled,
-            "failure": self.failed,
+            "success": not scope.failed and not self.cancelled,
+            "failure": scope.failed is not None,
             "always": True,
             "cancelled": self.cancelled,
         }
         condition = step.condition
-        if step.section == "steps" and not (condition and condition.asks_status) and not status["success"]:
+        chained = step.depth or step.section == "steps"
+        if chained and not (condition and condition.asks_status) and not status["success"]:
             return "an earlier step failed"
         if condition is None or condition.evaluate(self.values, status) is True:
             return ""
         return f"if: {condition.source} is false"
 
-    def _perform(self, step: Step, limit: Deadline) -> StepResult:
+    def _perform(self, step: Step, limit: Deadline, scope: Scope) -> StepResult:
         """All attempts of one step."""
         name = self._name(step)
         self.emit("step started", step=step.path, name=name, kind=step.kind.NAME, line=step.line, hash=step.definition)
@@ -308,7 +304,7 @@ class _Execution:
         outputs: dict[str, Any] = {}
         error: BaseException | None = None
         with limit.child(step.timeout) as deadline:
-            context = StepContext(self, step, deadline, path=step.path)
+            context = StepContext(self, step, deadline, path=step.path, scope=scope)
             while True:
                 attempt += 1
                 outputs, error = self._attempt(step, context)
@@ -320,6 +316,8 @@ class _Execution:
                 except RunnerError:
                     break
                 pause *= step.retry.backoff
+        for inner in context.not_run():
+            self._skip(inner, "the step around it did not get to it", Status.SKIPPED)
         return self._result(step, name, context, error, time.monotonic() - started, attempt, outputs)
 
     def _name(self, step: Step) -> str:
@@ -339,7 +337,13 @@ class _Execution:
             return {}, StepFailed(f"bug in the kind {step.kind.NAME}: {type(error).__name__}: {error}", reason="bug")
 
     def _again(self, step: Step, attempt: int, error: BaseException, deadline: Deadline) -> bool:
-        if attempt >= step.retry.attempts or deadline.ended or self.bug or isinstance(error, Cancelled):
+        if (
+            step.kind.RETRY != "repeat"
+            or attempt >= step.retry.attempts
+            or deadline.ended
+            or self.bug
+            or isinstance(error, Cancelled)
+        ):
             return False
         if step.retry.fail_if is None:
             return True
@@ -373,6 +377,7 @@ class _Execution:
             status=status,
             seconds=seconds,
             attempts=attempts,
+            depth=step.depth,
             id=step.id,
             outputs=outputs,
             failure=failure,
@@ -381,8 +386,8 @@ class _Execution:
             shown=context.shown,
         )
 
-    def _finish(self, step: Step, result: StepResult) -> None:
-        self.results.append(result)
+    def _finish(self, step: Step, result: StepResult, scope: Scope, place: int) -> None:
+        self.results.insert(place, result)
         if step.id:
             self.values[f"steps.{step.id}.outcome"] = result.status.value
             self.values |= {f"steps.{step.id}.outputs.{key}": value for key, value in result.outputs.items()}
@@ -393,7 +398,8 @@ class _Execution:
         elif result.status is Status.CANCELLED:
             self.emit("step cancelled", **common, because=self.work.reason or "the run's deadline")
         elif failure:
-            self.failed = self.failed or not result.tolerated
+            if not result.tolerated:
+                scope.failed = scope.failed or result
             self.emit(
                 "step failed",
                 **common,
@@ -421,9 +427,16 @@ def _cancel_in(seconds: float, deadline: Deadline) -> None:
 
 
 def _skipped(step: Step, because: str, status: Status = Status.SKIPPED) -> StepResult:
-    name = step.name if isinstance(step.name, str) else step.path
     return StepResult(
-        step.path, name, step.kind.NAME, step.section, step.line, status, id=step.id, skipped_because=because
+        path=step.path,
+        name=step.name if isinstance(step.name, str) else step.path,
+        kind=step.kind.NAME,
+        section=step.section,
+        line=step.line,
+        status=status,
+        depth=step.depth,
+        id=step.id,
+        skipped_because=because,
     )
 
 
@@ -441,10 +454,20 @@ def _facts(error: BaseException) -> dict[str, Any]:
 class StepContext:
     """What a running step is given: `steps.kind.Context`, and the `Hand` of clusters."""
 
-    def __init__(self, execution: _Execution, step: Step | None, deadline: Deadline, *, path: str) -> None:
+    def __init__(
+        self,
+        execution: _Execution,
+        step: Step | None,
+        deadline: Deadline,
+        *,
+        path: str,
+        scope: Scope | None = None,
+    ) -> None:
         run, workflow = execution.shared, execution.workflow
         self._execution = execution
         self._step = step
+        self._scope = scope or execution.scope
+        self._begun: set[str] = set()
         self.deadline = deadline
         self.path = path
         self.run_id = run.id
@@ -495,6 +518,7 @@ class StepContext:
             namespace="" if cluster and self.namespace == cluster.namespace else self.namespace,
             folder=self.workflow_folder,
             timeout=self._step.timeout if self._step else 60.0,
+            patience=self._step.patience if self._step else 60.0,
             builder=self._execution.shared.builder,
         )
 
@@ -532,6 +556,10 @@ class StepContext:
     def note(self, message: str) -> None:
         self.emit("note", message=message)
 
+    def show(self, text: str) -> None:
+        self.shown += f"{text}\n"
+        self.note(text)
+
     def emit(self, event: str, /, **fields: Any) -> None:
         self._execution.emit(event, step=self.path, **fields)
 
@@ -565,13 +593,28 @@ class StepContext:
                 self._execution.shared.journal.undone(record)
 
     def close_later(self, close: Callable[[], None]) -> None:
-        self._execution.scope.close_later(close)
+        self._scope.close_later(close)
 
-    def bind(self, host: str, port: int) -> None:
-        self._execution.scope.bind(host, port)
+    def bind(self, host: str, port: int, target: Selection, target_port: str) -> None:
+        self._scope.bind(host, port, target, target_port)
 
-    def forwarded(self, host: str, port: int) -> str | None:
-        return self._execution.scope.forwarded(host, port)
+    def forwarded(self, host: str, port: int) -> Forwarded | None:
+        return self._scope.forwarded(host, port)
+
+    @property
+    def attempts(self) -> int:
+        return self._step.retry.attempts if self._step else 0
+
+    def run_steps(self, key: str) -> None:
+        assert self._step is not None  # noqa: S101 - only kinds call this
+        self._begun.add(key)
+        self._execution.nest(self._step.nested[key], self.deadline, self._scope)
+
+    def not_run(self) -> Iterator[Step]:
+        """The steps inside this one that it did not run."""
+        for key, steps in self._step.nested.items() if self._step else ():
+            if key not in self._begun:
+                yield from steps
 
     def evaluate(self, key: str, **variables: Any) -> Any:
         assert self._step is not None  # noqa: S101 - only kinds call this

@@ -39,7 +39,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One step: `path` is its stable address (`steps.web`, `steps[2]`), `section` the list that it stands in."""
+    """One step: `path` is its stable address (`steps.web`, `steps[2]`), `section` the list that it stands in, `depth`
+    how many steps it stands inside of. Those inside of a step follow it.
+    """
 
     path: str
     name: str
@@ -56,6 +58,7 @@ class StepResult:
     tolerated: bool = False
     commands: tuple[str, ...] = ()
     shown: str = ""
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)

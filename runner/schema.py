@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from runner.steps.kind import Kind
 
 URL: Final = "https://json-schema.org/draft/2020-12/schema"
+# The keys that hold steps.
+STEP_LISTS: Final = ("steps", "on_failure", "finally", "throughout")
 EXPRESSION: Final = {"type": "string", "pattern": r"^\$\{\{[\s\S]*\}\}$", "description": "An expression: `${{ … }}`."}
 
 # What people write who come from elsewhere, and what it is called here.
@@ -358,7 +360,7 @@ class _Reporter:
             return "a workflow"
         last = path[-1]
         if isinstance(last, int):
-            return "a step" if path[-2] in ("steps", "on_failure", "finally") else f"item {last + 1} of `{path[-2]}`"
+            return "a step" if path[-2] in STEP_LISTS else f"item {last + 1} of `{path[-2]}`"
         return f"`{last}`"
 
 

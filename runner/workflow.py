@@ -20,7 +20,7 @@ from runner import expressions, masking, schema
 from runner.document import Document, Position, load
 from runner.errors import InvalidWorkflow, Problem, StepFailed, UsageError
 from runner.expressions import Expression, InvalidExpression, Template
-from runner.steps.kind import Args, Cel, Duration, Fault, Files, Kind, seconds
+from runner.steps.kind import Args, Cel, Duration, Fault, Files, Kind, Steps, nested_keys, seconds
 
 IDENTIFIER: Final = r"^[a-z_][a-z0-9_]*$"
 NAMESPACE: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -94,14 +94,10 @@ class RetrySpec(Args, frozen=True):
     ] = ""
 
 
-_STEP_REF = {"$ref": "#/$defs/Step"}
-_Steps = tuple[Annotated[dict[str, Any], Meta(extra_json_schema=_STEP_REF)], ...]
-
-
 class FileKeys(Args, frozen=True, rename={"finally_": "finally"}):
     """The keys at the top of a workflow file."""
 
-    steps: Annotated[_Steps, Meta(min_length=1, description="What to do, in order.")]
+    steps: Annotated[Steps, Meta(min_length=1, description="What to do, in order.")]
     name: Annotated[
         str, Meta(description="The workflow's name; by default that of the file.", extra_json_schema=_STATIC)
     ] = ""
@@ -123,8 +119,8 @@ class FileKeys(Args, frozen=True, rename={"finally_": "finally"}):
     keep: Annotated[
         Keep, Meta(description="Whether what the run made stays at the end.", extra_json_schema=_STATIC)
     ] = "never"
-    on_failure: Annotated[_Steps, Meta(description="Steps that run after a failure, before `finally`.")] = ()
-    finally_: Annotated[_Steps, Meta(description="Steps that run at the end, whatever happened.")] = ()
+    on_failure: Annotated[Steps, Meta(description="Steps that run after a failure, before `finally`.")] = ()
+    finally_: Annotated[Steps, Meta(description="Steps that run at the end, whatever happened.")] = ()
 
 
 class StepKeys(Args, frozen=True, rename={"if_": "if"}):
@@ -169,6 +165,8 @@ class Input(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
+    """How often a step is tried: 0 attempts mean that the kind polls by itself until the step's deadline."""
+
     attempts: int = 1
     interval: float = 1.0
     backoff: float = 1.0
@@ -176,11 +174,13 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step, ready to be rendered. `path` is its stable address: `steps.web` with an id, `steps[2]` without."""
+    """One step, ready to be rendered. `path` is its stable address: `steps.web` with an id, `steps[2]` without; of a
+    step inside of another `steps.web.throughout[0]`. `place` leads to it in the document.
+    """
 
     path: str
     section: str
-    index: int
+    place: tuple[str | int, ...]
     line: int
     column: int
     source: str
@@ -192,6 +192,8 @@ class Step(msgspec.Struct, frozen=True):
     namespace: Any
     env: Mapping[str, Any]
     timeout: float
+    patience: float
+    """The timeout without what the step lasts by intention and what the steps inside it may take."""
     retry: Retry
     continue_on_error: bool
     show: bool
@@ -200,6 +202,20 @@ class Step(msgspec.Struct, frozen=True):
     expressions: Mapping[str, Expression]
     data: Mapping[str, Any]
     """The step as written."""
+    nested: Mapping[str, tuple[Step, ...]] = {}
+    """The steps inside it, by the key of its kind that holds them."""
+
+    @property
+    def depth(self) -> int:
+        """How many steps it stands inside of."""
+        return (len(self.place) - 2) // 3  # a section and an index; kind, key and index for each step around it
+
+    def walk(self) -> Iterator[Step]:
+        """This step and those inside it, in the order of the file."""
+        yield self
+        for steps in self.nested.values():
+            for step in steps:
+                yield from step.walk()
 
     @property
     def definition(self) -> str:
@@ -252,7 +268,8 @@ class Workflow(msgspec.Struct, frozen=True):
 
     @property
     def all_steps(self) -> tuple[Step, ...]:
-        return (*self.steps, *self.on_failure, *self.finally_)
+        """Every step in the order of the file, those inside of others too."""
+        return tuple(inner for step in (*self.steps, *self.on_failure, *self.finally_) for inner in step.walk())
 
 
 def _converted(data: dict[str, Any], kind: Kind) -> Any:
@@ -365,8 +382,8 @@ class _Builder:
         context = self._template(cluster.get("context", ""), ("cluster", "context"))
         self._check_timeouts(data.get("timeouts"))
         self._collect_ids(data)
-        sections = {name: self._section(name, data) for name in SECTIONS}
-        self._check_ports(step for steps in sections.values() for step in steps)
+        sections = {name: self._list(data.get(name), (name,), name) for name in SECTIONS}
+        self._check_ports((step for steps in sections.values() for step in steps), {})
         if any(problem.severity == "error" for problem in self.problems):
             return None
         folder = self.document.path.parent
@@ -448,15 +465,15 @@ class _Builder:
             hint = "use a-z, 0-9 and hyphens, 63 characters at most"
             self._add(path, f"{name!r} cannot be a namespace", hint)
 
-    def _check_ports(self, steps: Iterable[Step]) -> None:
-        """Forwards live until the workflow ends, so no two may have the same local port."""
-        taken: dict[tuple[str, int], int] = {}
+    def _check_ports(self, steps: Iterable[Step], taken: dict[tuple[str, int], int]) -> None:
+        """Forwards live until their list of steps ends, so no two may have the same local port till then."""
         for step in steps:
+            for inner in step.nested.values():
+                self._check_ports(inner, dict(taken))
             for port in step.kind.fixed_ports(step.template):
                 if port in taken:
                     message = f"the step on line {taken[port]} listens on {port[0]}:{port[1]} already"
-                    path = (step.section, step.index, step.kind.NAME)
-                    self._add(path, message, "name another local port, or none for a free one")
+                    self._add((*step.place, step.kind.NAME), message, "name another local port, or none for a free one")
                 taken.setdefault(port, step.line)
 
     def _check_timeouts(self, data: Any) -> None:
@@ -468,25 +485,23 @@ class _Builder:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _collect_ids(self, data: Mapping[str, Any]) -> None:
-        for section, index, step in _each_step(data):
+        for path, step in _each_step(data, self.kinds):
             id_ = step.get("id")
             if not isinstance(id_, str):
                 continue
-            place = (section, index, "id")
+            place = (*path, "id")
             if id_ in self.ids:
                 first = self.document.positions[self.ids[id_]].line
                 self._add(place, f"the id `{id_}` is taken by the step on line {first}")
             self.ids.setdefault(id_, place)
 
-    def _section(self, name: str, data: Mapping[str, Any]) -> tuple[Step, ...]:
-        built = []
-        for section, index, step in _each_step(data):
-            if section == name and (record := self._step(section, index, step)):
-                built.append(record)
-        return tuple(built)
+    def _list(self, steps: Any, path: tuple[str | int, ...], address: str) -> tuple[Step, ...]:
+        """The steps of a list; `path` leads to it in the document, `address` begins the paths of its steps."""
+        found = enumerate(steps if isinstance(steps, list) else ())
+        built = (self._step((*path, index), address, step) for index, step in found if isinstance(step, Mapping))
+        return tuple(step for step in built if step)
 
-    def _step(self, section: str, index: int, data: Mapping[str, Any]) -> Step | None:
-        path = (section, index)
+    def _step(self, path: tuple[str | int, ...], address: str, data: Mapping[str, Any]) -> Step | None:
         named = [key for key in data if key in self.kinds]
         env = self._map(data.get("env"), (*path, "env"))
         common = {key: self._template(data.get(key, ""), (*path, key)) for key in ("name", "namespace")}
@@ -498,25 +513,34 @@ class _Builder:
             return None
         kind = self.kinds[named[0]]
         arguments, template, compiled = self._arguments(kind, data[kind.NAME], (*path, kind.NAME))
+        faulty = self._has_error_below((*path, kind.NAME), nested_keys(kind.Args))
         retry = self._retry(kind, data.get("retry"), (*path, "retry"))
+        id_ = data.get("id", "")
+        own = f"{address}.{id_}" if id_ else f"{address}[{path[-1]}]"
+        nested = {
+            key: self._list(arguments[key], (*path, kind.NAME, key), f"{own}.{key}")
+            for key in nested_keys(kind.Args)
+            if isinstance(arguments.get(key), list)
+        }
+        timeout, patience = (0.0, 0.0) if faulty else self._timeout(kind, data, arguments, nested, path)
         self._declare_outputs(data, kind)
         position = self.document.positions[path]
-        id_ = data.get("id", "")
         return Step(
-            path=f"{section}.{id_}" if id_ else f"{section}[{index}]",
-            section=section,
-            index=index,
+            path=own,
+            section=str(path[0]),
+            place=path,
             line=position.line,
             column=position.column,
             source=self.document.lines[position.line - 1],
             id=id_,
-            name=common["name"] or ("" if self._has_error_below((*path, kind.NAME)) else default_name(kind, arguments)),
+            name=common["name"] or ("" if faulty else default_name(kind, arguments)),
             description=data.get("description", ""),
             kind=kind,
             condition=condition,
             namespace=common["namespace"],
             env=env,
-            timeout=self._timeout(kind, data),
+            timeout=timeout,
+            patience=patience,
             retry=retry,
             continue_on_error=bool(data.get("continue_on_error")),
             show=bool(data.get("show")),
@@ -524,6 +548,7 @@ class _Builder:
             template=template,
             expressions=compiled,
             data=data,
+            nested=nested,
         )
 
     def _arguments(
@@ -535,10 +560,12 @@ class _Builder:
         if not isinstance(data, Mapping):
             return {}, {}, {}
         compiled = {}
-        template = {}
+        template: dict[str, Any] = {}
         for key, item in data.items():
             place = path if folded else (*path, key)
-            if key in kind.EXPRESSIONS and isinstance(item, str):
+            if key in nested_keys(kind.Args) and isinstance(item, list):
+                template[key] = item  # steps of their own
+            elif key in kind.EXPRESSIONS and isinstance(item, str):
                 names = self.variables | dict.fromkeys(kind.EXPRESSIONS[key], "dyn")
                 expression = self._bare(item, place, names)
                 template[key] = item
@@ -546,7 +573,7 @@ class _Builder:
                     compiled[key] = expression
             else:
                 template[key] = self._template(item, place)
-        if not self._has_error_below(path):
+        if not self._has_error_below(path, nested_keys(kind.Args)):
             for fault in kind.check(data, self._files()):
                 self._fault(fault, path, folded=folded)
             self.made.update(str(item) for item in data.get("generates") or ())
@@ -560,13 +587,15 @@ class _Builder:
         below = fault.path[1:] if folded else fault.path
         self._add((*path, *below), fault.message, fault.hint, severity=fault.severity)
 
-    def _has_error_below(self, path: tuple[str | int, ...]) -> bool:
-        """Whether the schema already complains about this place: a kind's own check may then rely on nothing."""
+    def _has_error_below(self, path: tuple[str | int, ...], aside: tuple[str, ...] = ()) -> bool:
+        """Whether the schema already complains about this place: a kind's own check may then rely on nothing. What is
+        inside the items of the lists `aside` does not count: those are steps of their own.
+        """
         places = {
             (position.line, position.column)
             for positions in (self.document.positions, self.document.key_positions)
             for place, position in positions.items()
-            if place[: len(path)] == path
+            if place[: len(path)] == path and not (len(place) > len(path) + 1 and place[len(path)] in aside)
         }
         return any((problem.line, problem.column) in places for problem in self.problems)
 
@@ -580,19 +609,40 @@ class _Builder:
         for name, output in kind.OUTPUTS.items() if kind else ():
             self.variables[f"steps.{id_}.outputs.{name}"] = output.type
 
-    def _timeout(self, kind: Kind, data: Mapping[str, Any]) -> float:
+    def _timeout(
+        self,
+        kind: Kind,
+        data: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        nested: Mapping[str, tuple[Step, ...]],
+        path: tuple[str | int, ...],
+    ) -> tuple[float, float]:
+        """(the timeout as written, else the default of the kind, and what the step and those inside it need by
+        themselves; the patience).
+        """
+        lasts = kind.lasts(arguments)
+        if isinstance(own := data.get("timeout"), str):
+            if 0 < seconds(own) <= lasts:
+                message = f"the timeout of {own} ends this step in any case: it lasts {lasts:g} s by itself"
+                self._add((*path, "timeout"), message, f"write more than {lasts:g}s, or leave `timeout` out")
+            return seconds(own), seconds(own) - lasts
         timeouts = self.document.data.get("timeouts")
         by_kind = timeouts.get(kind.NAME) if isinstance(timeouts, Mapping) else None
-        text = data.get("timeout") or by_kind or kind.TIMEOUT
-        return seconds(text) if isinstance(text, str) else 0.0
+        text = by_kind or kind.TIMEOUT
+        inner = sum(step.timeout for steps in nested.values() for step in steps)
+        patience = seconds(text) if isinstance(text, str) else 0.0
+        return patience + lasts + inner, patience
 
     def _retry(self, kind: Kind, data: Any, path: tuple[str | int, ...]) -> Retry:
         if data is None:
-            return Retry()
-        if not kind.REPEATABLE:
+            return Retry() if kind.RETRY == "repeat" else Retry(0)
+        if kind.RETRY == "none":
             self._add(path, f"`{kind.NAME}` takes no `retry`", "it tries by itself until its `timeout`", at_key=True)
         if isinstance(data, int):
             return Retry(data)
+        if kind.RETRY == "count":
+            message = f"`{kind.NAME}` paces itself, and takes a number for `retry`"
+            self._add(path, message, "retry: 1 asks once; without it, it asks again until its `timeout`", at_key=True)
         if not isinstance(data, Mapping) or self._has_error_below(path):
             return Retry()
         fail_if = (
@@ -680,8 +730,11 @@ class _Builder:
         if not place or f"steps.{name.group(1)}.outcome" in self.variables:  # type: ignore[union-attr]
             return ""
         line = self.document.positions[place].line
-        if tuple(path[:2]) == place[:2]:
-            return "that is this step itself"
+        if path[: len(place) - 1] == place[:-1]:
+            inside = path[len(place) : len(place) + 1]
+            return (
+                "that is the step around this one" if set(inside) & {*schema.STEP_LISTS} else "that is this step itself"
+            )
         return f"the step on line {line} runs later"
 
     def _add(
@@ -709,12 +762,23 @@ def _nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else ""
 
 
-def _each_step(data: Mapping[str, Any]) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+def _each_step(
+    data: Mapping[str, Any], kinds: Mapping[str, Kind]
+) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    """(the path in the document, the step as written), those inside of others too."""
     for section in SECTIONS:
-        steps = data.get(section)
-        for index, step in enumerate(steps) if isinstance(steps, list) else ():
-            if isinstance(step, Mapping):
-                yield section, index, step
+        yield from _steps_in(data.get(section), (section,), kinds)
+
+
+def _steps_in(
+    steps: Any, path: tuple[str | int, ...], kinds: Mapping[str, Kind]
+) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    for index, step in enumerate(steps) if isinstance(steps, list) else ():
+        if isinstance(step, Mapping):
+            yield (*path, index), step
+            for name, value in step.items():
+                for key in nested_keys(kinds[name].Args) if name in kinds and isinstance(value, Mapping) else ():
+                    yield from _steps_in(value.get(key), (*path, index, name, key), kinds)
 
 
 def default_name(kind: Kind, data: Mapping[str, Any]) -> str:

@@ -33,7 +33,19 @@ ALLOWED = {
         "result",
         "signals",
     },
-    "engine": {"cleanup", "steps", "cluster", "workflow", "expressions", "shell", "journal", "events", "result"},
+    "engine": {
+        "cleanup",
+        "scope",
+        "steps",
+        "cluster",
+        "workflow",
+        "expressions",
+        "shell",
+        "journal",
+        "events",
+        "result",
+    },
+    "scope": {"steps"},
     "cleanup": {"cluster", "shell", "journal", "result"},
     "watchdog": {"watchdog", "cleanup", "cluster", "orphans", "journal", "events", "reports", "result"},
     "orphans": {"journal"},
@@ -55,7 +67,7 @@ ALLOWED = {
     "confidential": set(),
 }
 # `steps` is more than one layer: others know the contract, not the kinds.
-ONLY_CONTRACT = {"workflow", "schema"}
+ONLY_CONTRACT = {"workflow", "schema", "scope"}
 DOORS = {
     "sh": "shell.py",
     "yaml": "document.py",

@@ -665,10 +665,10 @@ def test_retry_is_a_number_or_a_map(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if not kind.REPEATABLE])
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.RETRY == "none"])
 def test_retry_is_refused_where_the_kind_polls(kind: str, folder: Path) -> None:
     """It would multiply two waits."""
-    arguments = {"wait": "pod/a", "forward": "{target: pod/a, ports: '80'}", "verify": "http://localhost/"}
+    arguments = {"wait": "pod/a", "forward": "{target: pod/a, ports: '80'}"}
     found = told(f"steps: [{{{kind}: {arguments[kind]}, retry: 3}}]\n", folder)
 
     assert [item.split(" ", 1)[1] for item in found] == [

@@ -21,6 +21,7 @@ from runner.errors import CannotStart, UsageError
 from runner.reports import terminal
 from runner.reports.wording import harmless
 from runner.shell import quote
+from runner.steps.kind import STEPS_HERE
 from runner.workflow import Workflow
 
 
@@ -85,13 +86,13 @@ def _table(workflow: Workflow, planned: list[Planned], engine: str, namespace: s
         if item.step.section != section:
             section = item.step.section
             yield f"{section}:"
-        yield from _rows(number, item)
+        yield from _rows(f"{number:3}", item)
     keep = {"never": "deleted at the end, newest first", "on_failure": "deleted at the end unless the run fails"}
     yield f"cleanup: what the run created is {keep.get(workflow.keep, 'kept')}; what existed before is left alone"
     yield "  $ is executed as it stands (apply from a copy that carries the run's label), ~ is watched through the API"
 
 
-def _rows(number: int, item: Planned) -> Iterator[str]:
+def _rows(number: str, item: Planned) -> Iterator[str]:
     when = (
         f"  [skipped: {item.condition} is false]"
         if item.skipped
@@ -99,7 +100,7 @@ def _rows(number: int, item: Planned) -> Iterator[str]:
         if item.condition
         else ""
     )
-    yield f"{number:3}  {_spell(item.name)}{when}"
+    yield f"{number}  {_spell(item.name)}{when}"
     for command in item.commands:
         first, *more = _spell(quote(command.argv)).splitlines()
         yield f"       $ {first}"
@@ -109,15 +110,19 @@ def _rows(number: int, item: Planned) -> Iterator[str]:
         yield f"       ~ {first}" + (" …" if more else "")
     if item.problem:
         yield f"       ! {_spell(item.problem)}"
+    for count, inner in enumerate(item.nested, 1):
+        yield from (f"    {line}" for line in _rows(f"{number.strip():>3}.{count}", inner))
 
 
 def _observed(line: str) -> str:
     """What an observation stands for, without what a script needs around it: variables, functions with a deadline."""
-    if re.match(r"\w+=", line):
+    if re.match(r"\w+=", line) or line in (STEPS_HERE, "stop_asking"):
         return ""
     if image := re.fullmatch(r"load_image (.*)", line):
         return f"{image[1]} into the nodes, by ctr, kind, k3d, minikube or docker, as the cluster needs it"
-    return re.sub(r"^(forward \S+|verify \S+ \S+ ('[^']*'|\S+)) ", "", line)
+    if kept := re.match(r"keep_asking (\d+) ", line):
+        return f"the same again and again meanwhile, of which {kept[1]} may fail"
+    return re.sub(r"^(forward \S+|verify \S+ \S+ \S+ ('[^']*'|\S+)) ", "", line)
 
 
 def _spell(text: str) -> str:

@@ -69,7 +69,11 @@ def _kind(kind: Kind) -> Iterator[str]:
     yield f"\n## `{kind.NAME}`\n"
     yield (kind.__doc__ or "").strip() + "\n"
     short = f" Short form: `{kind.NAME}:` followed by `{kind.SHORT}`." if kind.SHORT else ""
-    retry = "" if kind.REPEATABLE else " It tries by itself until then and takes no `retry`."
+    retry = {
+        "repeat": "",
+        "count": " It tries by itself until then; `retry: N` makes it N times at most, and `retry: 1` once.",
+        "none": " It tries by itself until then and takes no `retry`.",
+    }[kind.RETRY]
     yield f"Default timeout: {kind.TIMEOUT}.{retry}{short}\n"
     yield from _table(_properties(kind.Args))
     for name, struct in _nested(kind.Args):
@@ -90,6 +94,7 @@ def _nested(struct: type[msgspec.Struct]) -> Iterator[tuple[str, type[msgspec.St
             is_record = isinstance(candidate, type) and issubclass(candidate, msgspec.Struct)
             if is_record and candidate.__module__ == struct.__module__:
                 yield field.encode_name, candidate
+                yield from ((f"{field.encode_name}.{name}", inner) for name, inner in _nested(candidate))
 
 
 def _types(annotation: Any) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, symbols, variable_of
 from runner.shell import quote
+from runner.steps.kind import STEPS_HERE
 from runner.workflow import Workflow
 
 _HEAD = """\
@@ -99,23 +100,66 @@ free_port() {
 }
 """
 
+_AS_EXPECTED = """\
+# Ask once; sets `answer` and `code`, curl's own.   usage: as_expected STATUS TEXT curl ARGUMENT…
+as_expected() {
+  local status=$1 text=$2 got
+  shift 2
+  code=0
+  answer=$("$1" --max-time 5 "${@:2}" --noproxy '*' --silent --show-error --write-out '\\n%{http_code}' \\
+    2>&1 </dev/null) || code=$?
+  got=${answer##*$'\\n'} answer=${answer%$'\\n'*}
+  # shellcheck disable=SC2053 # the status is a pattern
+  [[ $code == 0 && $got == $status && $answer == *"$text"* ]]
+}
+"""
+
 _VERIFY = """\
-# Ask until status (a pattern) and text are as wanted.   usage: verify SECONDS STATUS TEXT curl ARGUMENT…
+# Ask until status (a pattern) and text are as wanted, ASKS times at most (0: as long as there is time; unsent: again
+# only when nothing was sent).   usage: verify SECONDS ASKS STATUS TEXT curl ARGUMENT…
 verify() {
-  local end=$((SECONDS + $1)) status=$2 text=$3 answer code
-  shift 3
-  while true; do
-    if answer=$("$@" --noproxy '*' --silent --show-error --max-time 5 --write-out '\\n%{http_code}' 2>&1); then
-      code=${answer##*$'\\n'} answer=${answer%$'\\n'*}
-      # shellcheck disable=SC2053 # the status is a pattern
-      if [[ $code == $status && $answer == *"$text"* ]]; then return; fi
-    fi
-    if ((SECONDS >= end)); then
-      printf 'not as expected: %s\\n%s\\n' "$*" "$answer" >&2
+  local end=$((SECONDS + $1)) asks=$2 asked=0 answer code
+  shift 2
+  until as_expected "$@"; do
+    asked=$((asked + 1))
+    # 5, 6 and 7: no connection came about
+    if ((SECONDS >= end)) || [[ $asked == "$asks" || ($asks == unsent && $code != [567]) ]]; then
+      printf 'not as expected: %s\\n%s\\n' "${*:3}" "$answer" >&2
       return 1
     fi
     sleep 0.2
   done
+}
+"""
+
+_KEEP_ASKING = """\
+# Ask in the background until stop_asking, which fails when more than MAX asks did.
+# usage: keep_asking MAX STATUS TEXT curl ARGUMENT…
+asking=()  # process, file of failures, MAX of each that goes on
+keep_asking() {
+  local file most=$1
+  shift
+  file=$(mktemp)
+  (
+    trap 'exit 0' TERM
+    while true; do
+      as_expected "$@" || printf '%s: %s\\n' "$(date +%T)" "$answer" >>"$file"
+      sleep 0.05
+    done
+  ) &
+  background+=($!)
+  asking+=("$! $file $most")
+}
+stop_asking() {
+  local pid file most failed
+  read -r pid file most <<<"${asking[-1]}"
+  unset 'asking[-1]'
+  kill "$pid" 2>/dev/null || true
+  wait "$pid" 2>/dev/null || true
+  failed=$(wc -l <"$file")
+  cat "$file" >&2
+  rm -f "$file"
+  ((failed <= most)) || { echo "$failed asks failed, $most may" >&2; return 1; }
 }
 """
 
@@ -204,11 +248,15 @@ class _Script:
         if "$(free_port)" in text:
             yield _FREE_PORT
         if re.search(r"^\s*verify ", text, re.MULTILINE):
+            yield _AS_EXPECTED
             yield _VERIFY
+        if re.search(r"^\s*keep_asking ", text, re.MULTILINE):
+            yield _KEEP_ASKING
         if "load_image " in text or "load_archive " in text:
             from runner.cluster import images
 
-            builder = next((item for item in self.planned if item.step.kind.NAME == "build"), None)
+            every = (inner for item in self.planned for inner in item.walk())
+            builder = next((item for item in every if item.step.kind.NAME == "build"), None)
             preferred = builder.args.builder if builder and builder.args else "auto"
             yield images.load_script(_builder_of(preferred))
 
@@ -325,6 +373,11 @@ class _Script:
 
     def _observations(self, item: Planned) -> Iterator[str]:
         for line in item.equivalent:
+            if line == STEPS_HERE:
+                for inner in item.nested:
+                    yield from self._step(inner)
+                yield ""
+                continue
             plain = "\n" in line or "#" in line or _ASSIGNMENT.match(line)
             marked = line if plain else f"{line}  # observe"
             yield self._with_variables(marked) + (" || true" if item.step.continue_on_error else "")

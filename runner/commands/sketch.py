@@ -41,6 +41,14 @@ class Planned:
     env: Mapping[str, str] = field(default_factory=dict)
     args: Any = None
     namespace: str = ""
+    nested: tuple[Planned, ...] = ()
+    """The steps inside it."""
+
+    def walk(self) -> Iterator[Planned]:
+        """This step and those inside it, in the order of the file."""
+        yield self
+        for inner in self.nested:
+            yield from inner.walk()
 
 
 def symbol(source: str) -> str:
@@ -58,7 +66,7 @@ def sketch(
 ) -> list[Planned]:
     """All steps of a workflow in file order. `values` has what is known: inputs (secret ones left out), vars, env."""
     planner = _Planner(workflow, values, dialect, namespace, builder)
-    return [planner.step(step) for step in workflow.all_steps]
+    return [planner.step(step) for step in (*workflow.steps, *workflow.on_failure, *workflow.finally_)]
 
 
 def known_values(workflow: Workflow, inputs: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -133,15 +141,19 @@ class _Planner:
             show_path=_near,
             variable=variable_of(step),
             timeout=step.timeout,
+            patience=step.patience,
+            attempts=step.retry.attempts,
+            secret=lambda value, what: value if OPEN in value else symbol(f"the {what} of {name}"),
             builder=self.builder,
         )
+        nested = tuple(self.step(inner) for steps in step.nested.values() for inner in steps)
         try:
             args = _convert(step, draw(step.template, self.values))
             commands = step.kind.commands(args, scene)
             equivalent = step.kind.equivalent(args, scene)
         except StepFailed as error:
-            return Planned(step, name, (), (), condition, skipped, error.message, env)
-        return Planned(step, name, commands, equivalent, condition, skipped, "", env, args, namespace)
+            return Planned(step, name, (), (), condition, skipped, error.message, env, nested=nested)
+        return Planned(step, name, commands, equivalent, condition, skipped, "", env, args, namespace, nested)
 
     def _condition(self, step: Step) -> tuple[str, bool]:
         """(when it runs, for people; whether it is known now that it does not)."""
@@ -186,3 +198,5 @@ def symbols(planned: Planned) -> Iterator[str]:
     texts += [word for command in planned.commands for word in (*command.argv, command.stdin or "")]
     for value in texts:
         yield from SYMBOL.findall(value)
+    for inner in planned.nested:
+        yield from symbols(inner)

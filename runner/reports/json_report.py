@@ -17,7 +17,7 @@ may come, so ignore what you do not know):
 - `workflows`: one for each file, in the order in which they ran:
   - `name`, `file`, `namespace`; `status`: `success`, `failure`, `skipped` or `cancelled`; `seconds`.
   - `cause`: what ended it when no step did: `deadline`, `SIGINT`, a sentence.
-  - `steps`: in the order in which they ran:
+  - `steps`: in the order in which they began; those inside of a step (`steps.web.throughout[0]`) follow it:
     - `path`: its stable address (`steps.web`, `steps[2]`); `id` (may be empty); `name`; `kind`.
     - `section`: `steps`, `on_failure` or `finally`; `line` in the file.
     - `status`: as `steps.<id>.outcome`; `tolerated`: failed, and `continue_on_error` let the run go on.

@@ -215,7 +215,7 @@ class _Report:
 
 def _title(step: StepResult) -> str:
     section = f" ({step.section})" if step.section not in {"", "steps"} else ""
-    return harmless(step.name) + section
+    return "  " * step.depth + harmless(step.name) + section
 
 
 def _why(workflow: WorkflowResult) -> str:

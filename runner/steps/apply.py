@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NAME: Final = "apply"
 SHORT: Final = "file"
 TIMEOUT: Final = "1m"
-REPEATABLE: Final = True
+RETRY: Final = "repeat"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
 OUTPUTS: Final = {"objects": Output("list", "The objects, as `{kind, name, namespace, uid, created}`.")}
 
@@ -43,6 +43,7 @@ class Args(kind.Args, frozen=True):
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
+lasts = kind.no_time
 
 
 def title(data: Mapping[str, Any]) -> str:

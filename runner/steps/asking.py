@@ -5,36 +5,49 @@ from __future__ import annotations
 import http.client
 import select
 import socket
+import ssl
+import string
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
 from runner.errors import StepFailed
+from runner.steps import tls
+from runner.steps.decoding import text
 
 if TYPE_CHECKING:
     from runner.deadline import Deadline
-    from runner.steps.kind import Context
+    from runner.steps.kind import Forwarded
 
+Forwards = Callable[[str, int], "Forwarded | None"]
+"""Finds the forward of this run that listens on a host and port."""
 _LARGEST_BODY: Final = 16 * 1024 * 1024
 _MOST_REDIRECTS: Final = 10
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_TLS_ALERT: Final = "\x15\x03"
+"""How the answer of a server begins that expected TLS."""
+_PROBE_SECONDS: Final = 2.0
 _SILENCE_SECONDS: Final = 0.025
 """A TCP connection that nobody wanted is closed within this time."""
 
 
 class Lost(Exception):
-    """No (whole) answer came; `sent` is whether the other side may have got the request."""
+    """No (whole) answer came; `sent` is whether the other side may have got the request, `mute` whether it ended the
+    connection without a word.
+    """
 
-    def __init__(self, why: str, *, sent: bool) -> None:
+    def __init__(self, why: str, *, sent: bool, mute: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.sent = sent
+        self.mute = mute
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -57,37 +70,61 @@ class Question(msgspec.Struct, frozen=True):
     body: bytes | None
     timeout: float
     follow: bool
+    security: tls.Security = tls.Security()
+    secure: ssl.SSLContext | None = None
+    """Made of `security` when the question was, for https and redirects to it."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}" if self.url else f"tcp {self.tcp}"
 
-    def ask(self, context: Context) -> Answer:
-        """Ask once. Raises `Lost`, `StepFailed` for what asking again cannot cure, or the deadline's exceptions."""
+    @property
+    def place(self) -> tuple[str, int]:
+        """The host and the port."""
+        parts = urlsplit(self.url or f"tcp://{self.tcp}")
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    def ask(self, limit: Deadline, forwarded: Forwards) -> Answer:
+        """Ask once. Raises `Lost`, `StepFailed` for what asking again cannot cure, or the exceptions of `limit`."""
         started = time.monotonic()
-        with context.deadline.child(self.timeout) as deadline:
+        with limit.child(self.timeout) as deadline:
+            line = _Line(limit, deadline, forwarded)
             if self.tcp:
-                host, _, port = self.tcp.rpartition(":")
-                _knock(host.strip("[]"), int(port), context, deadline)
+                line.knock(*self.place)
                 return Answer(time.monotonic() - started)
             question = self
             for _ in range(_MOST_REDIRECTS + 1):
-                answer = _exchange(question, context, deadline, started)
-                target = answer.headers.get("location") if self.follow and 300 <= answer.status < 400 else None  # noqa: PLR2004
+                answer = line.exchange(question, started)
+                target = answer.headers.get("location") if self.follow and answer.status in _REDIRECTS else None
                 if not target:
                     return answer
                 question = question.redirected(target, answer.status)
-        raise StepFailed(f"{self.url} redirects more than {_MOST_REDIRECTS} times", reason="verify")
+        raise StepFailed(
+            f"{self.url} redirects more than {_MOST_REDIRECTS} times",
+            hint=f"the last time to {question.url}",
+            reason="verify",
+        )
+
+    def speaks_tls(self, limit: Deadline, forwarded: Forwards) -> bool:
+        """Whether the other end would take TLS: asked when it hangs up on plain HTTP."""
+        host, port = self.place
+        with suppress(Lost, OSError), limit.child(_PROBE_SECONDS) as deadline:
+            line = _Line(limit, deadline, forwarded)
+            line.secured(line.connect(host, port), tls.Security(insecure=True).context(), host).close()
+            return True
+        return False
 
     def redirected(self, target: str, status: int) -> Question:
         """The next request after a redirect, as browsers do it: 307 and 308 repeat, the others ask with GET.
 
         Credentials go to the same host only.
         """
-        url = urljoin(self.url, target)
-        if urlsplit(url).scheme not in ("http", "https"):
+        url = quote(urljoin(self.url, target), safe=string.punctuation)
+        scheme = urlsplit(url).scheme
+        if scheme not in ("http", "https"):
             raise StepFailed(f"{self.url} redirects to {target}, which is not HTTP", reason="verify")
         again = status in (307, 308)
-        same = urlsplit(url).netloc == urlsplit(self.url).netloc
+        next_ = msgspec.structs.replace(self, url=url)
+        same = next_.place == self.place and scheme == urlsplit(self.url).scheme
         headers = {
             name: value
             for name, value in self.headers.items()
@@ -95,116 +132,158 @@ class Question(msgspec.Struct, frozen=True):
         }
         method = self.method if again or self.method == "HEAD" else "GET"
         body = self.body if again else None
-        return msgspec.structs.replace(self, url=url, method=method, headers=headers, body=body)
+        return msgspec.structs.replace(next_, method=method, headers=headers, body=body)
 
 
-def _exchange(question: Question, context: Context, deadline: Deadline, started: float) -> Answer:
-    parts = urlsplit(question.url)
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    end = _connect(host, port, context, deadline)
-    if parts.scheme == "https":
-        end = _secured(end, host)
-    connection = http.client.HTTPConnection(host, parts.port or port, timeout=deadline.socket_timeout())
-    connection.default_port = 443 if parts.scheme == "https" else 80  # which the Host field leaves out
-    connection.sock = end
-    with closing(connection), _cut_off(end, deadline):
-        try:
-            connection.request(question.method, target, question.body, {"User-Agent": "runner", **question.headers})
-            response = connection.getresponse()
-            body = response.read(_LARGEST_BODY + 1)
-            if response.length and len(body) <= _LARGEST_BODY:
-                raise http.client.IncompleteRead(body, response.length)
-        except (OSError, http.client.HTTPException) as error:
-            context.deadline.check()
-            why = f"no answer within {deadline.seconds:g} s" if deadline.ended else _words(error)
-            raise Lost(why, sent=True) from None
-        except ValueError as error:  # a header with a newline, a method with a space
-            raise StepFailed(f"this request cannot be sent: {error}", reason="verify") from None
-    if len(body) > _LARGEST_BODY:
-        raise StepFailed(f"the body of {question.url} is larger than {_LARGEST_BODY >> 20} MiB", reason="verify")
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    charset = response.headers.get_content_charset() or "utf-8"
-    return Answer(time.monotonic() - started, response.status, response.reason, headers, _decoded(body, charset))
+class _Line(msgspec.Struct, frozen=True):
+    """The way to the other end while a question is asked: `deadline` is the attempt's, inside of the step's `limit`."""
 
+    limit: Deadline
+    deadline: Deadline
+    forwarded: Forwards
 
-def _knock(host: str, port: int, context: Context, deadline: Deadline) -> None:
-    """A connection that stays open for a moment, or on which something is said."""
-    with _connect(host, port, context, deadline) as end:
-        ready, _, _ = select.select([end], [], [], _SILENCE_SECONDS)
-        try:
-            if not ready or end.recv(1):
-                return
-        except ConnectionError as error:
-            raise Lost(_words(error), sent=True) from None
-    raise Lost("the connection was closed at once", sent=True)
-
-
-def _connect(host: str, port: int, context: Context, deadline: Deadline) -> socket.socket:
-    """A connection to the first address that takes one."""
-    why = ""
-    for name in _addresses(host, port, context):
-        for family, kind, protocol, _, address in _resolved(name, port, context, deadline):
-            end = socket.socket(family, kind, protocol)
+    def exchange(self, question: Question, started: float) -> Answer:
+        parts = urlsplit(question.url)
+        host, port = question.place
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        end = self.connect(host, port)
+        if parts.scheme == "https":
+            end = self._trusted(end, question)
+        connection = http.client.HTTPConnection(host, port, timeout=self.deadline.socket_timeout())
+        connection.default_port = 443 if parts.scheme == "https" else 80  # which the Host field leaves out
+        connection.sock = end
+        with closing(connection), _cut_off(end, self.deadline):
             try:
-                end.settimeout(deadline.socket_timeout())
-                with deadline.closing(partial(_shut, end)):
-                    end.connect(address)
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.request(question.method, target, question.body, {"User-Agent": "runner", **question.headers})
+                response = connection.getresponse()
+                body = response.read(_LARGEST_BODY + 1)
+                if response.length and len(body) <= _LARGEST_BODY:
+                    raise http.client.IncompleteRead(body, response.length)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._lost(error, question) from None
+            except ValueError as error:  # a header with a newline, a method with a space
+                raise StepFailed(f"this request cannot be sent: {error}", reason="verify") from None
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        content = text(body, response.headers, _LARGEST_BODY)
+        if content is None:
+            raise StepFailed(f"the body of {question.url} is larger than {_LARGEST_BODY >> 20} MiB", reason="verify")
+        return Answer(time.monotonic() - started, response.status, response.reason, headers, content)
+
+    def _lost(self, error: Exception, question: Question) -> Exception:
+        """What became of a request that was begun and not answered."""
+        self.limit.check()
+        host, port = question.place
+        if isinstance(error, ssl.SSLError) and (refusal := tls.refusal(error, f"{host}:{port}", host, tuple)):
+            return refusal
+        if isinstance(error, http.client.BadStatusLine) and str(error).startswith(_TLS_ALERT):
+            return https_wanted(question)
+        if self.deadline.ended:
+            return Lost(f"no answer within {self.deadline.seconds:g} s", sent=True)
+        mute = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
+        return Lost(_words(error), sent=True, mute=mute and question.url.startswith("http:"))
+
+    def knock(self, host: str, port: int) -> None:
+        """A connection that stays open for a moment, or on which something is said."""
+        with self.connect(host, port) as end:
+            ready, _, _ = select.select([end], [], [], _SILENCE_SECONDS)
+            try:
+                if not ready or end.recv(1):
+                    return
+            except ConnectionError as error:
+                raise Lost(_words(error), sent=True) from None
+        raise Lost("the connection was closed at once", sent=True)
+
+    def connect(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address that takes one."""
+        why = ""
+        for name in self._addresses(host, port):
+            for family, kind, protocol, _, address in self._resolved(name, port):
+                end = socket.socket(family, kind, protocol)
+                try:
+                    end.settimeout(self.deadline.socket_timeout())
+                    with self.deadline.closing(partial(_shut, end)):
+                        end.connect(address)
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                except OSError as error:
+                    end.close()
+                    self.limit.check()
+                    why = why or f"{address[0]}:{port}: {_words(error)}"
+                else:
+                    return end
+        raise Lost(why or f"{host} has no address", sent=False)
+
+    def _addresses(self, host: str, port: int) -> tuple[str, ...]:
+        """`localhost` is what a forward of this run bound there, else both loopback addresses."""
+        if host != "localhost":
+            return (host,)
+        bound = self.forwarded(host, port)
+        return (bound.host,) if bound else ("127.0.0.1", "::1")
+
+    def _resolved(self, name: str, port: int) -> list[Any]:
+        """The addresses of a name, in a thread: a resolver that is silent cannot be interrupted."""
+        answer: Queue[list[Any] | OSError | None] = Queue()
+
+        def ask() -> None:
+            try:
+                answer.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
             except OSError as error:
-                end.close()
-                context.deadline.check()
-                why = why or f"{address[0]}:{port}: {_words(error)}"
-            else:
-                return end
-    raise Lost(why or f"{host} has no address", sent=False)
+                answer.put(error)
+            except ValueError as error:  # a name that cannot be one: `a..b`
+                answer.put(OSError(str(error)))
 
+        if name[-1:].isdigit() or ":" in name:
+            ask()
+        else:
+            threading.Thread(target=ask, name="resolver", daemon=True).start()
+        with self.deadline.closing(lambda: answer.put(None)), suppress(Empty):
+            found = answer.get(timeout=self.deadline.socket_timeout())
+            if isinstance(found, list):
+                return found
+            if found:
+                raise Lost(f"the name {name} is not known: {_words(found)}", sent=False)
+        self.limit.check()
+        raise Lost(f"no resolver answers for {name}", sent=False)
 
-def _resolved(name: str, port: int, context: Context, deadline: Deadline) -> list[Any]:
-    """The addresses of a name, in a thread: a resolver that is silent cannot be interrupted."""
-    answer: Queue[list[Any] | OSError | None] = Queue()
-
-    def ask() -> None:
+    def _trusted(self, end: socket.socket, question: Question) -> socket.socket:
+        """The connection, secured as the question wants it."""
+        host, port = question.place
+        security = question.security
+        name = security.name_for(host)
         try:
-            answer.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+            return self.secured(end, question.secure or security.context(), name)
+        except ssl.SSLError as error:
+            self.limit.check()
+            names = partial(self._names, host, port, security)
+            refusal = tls.refusal(error, f"{host}:{port}", name, names)
+            raise refusal or Lost(f"TLS: {_words(error)}", sent=False) from None
         except OSError as error:
-            answer.put(error)
-        except ValueError as error:  # a name that cannot be one: `a..b`
-            answer.put(OSError(str(error)))
+            self.limit.check()
+            raise Lost(f"TLS: {_words(error)}", sent=False) from None
 
-    if name[-1:].isdigit() or ":" in name:
-        ask()
-    else:
-        threading.Thread(target=ask, name="resolver", daemon=True).start()
-    with deadline.closing(lambda: answer.put(None)), suppress(Empty):
-        found = answer.get(timeout=deadline.socket_timeout())
-        if isinstance(found, list):
-            return found
-        if found:
-            raise Lost(f"the name {name} is not known: {_words(found)}", sent=False)
-    context.deadline.check()
-    raise Lost(f"no resolver answers for {name}", sent=False)
+    def secured(self, end: socket.socket, context: ssl.SSLContext, name: str) -> socket.socket:
+        secure = tls.shake_hands(end, context, name)
+        try:
+            with _cut_off(secure, self.deadline):
+                secure.do_handshake()
+        except BaseException:
+            secure.close()
+            raise
+        return secure
 
-
-def _addresses(host: str, port: int, context: Context) -> tuple[str, ...]:
-    """`localhost` is what a forward of this run bound there, else both loopback addresses."""
-    if bound := context.forwarded(host, port):
-        return (bound,)
-    return ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    def _names(self, host: str, port: int, security: tls.Security) -> tuple[str, ...]:
+        """The names in the certificate that is shown there, on a connection of its own: one that fails tells none."""
+        with suppress(Lost, OSError):
+            end = self.secured(self.connect(host, port), security.context(any_name=True), security.name_for(host))
+            with end:
+                return tls.names_in(end.getpeercert() or {})  # type: ignore[attr-defined]
+        return ()
 
 
-def _secured(end: socket.socket, host: str) -> socket.socket:
-    import ssl
-
-    try:
-        return ssl.create_default_context().wrap_socket(end, server_hostname=host)
-    except ssl.SSLCertVerificationError as error:
-        end.close()
-        raise StepFailed(f"the certificate of {host} is not accepted: {error.verify_message}", reason="tls") from None
-    except OSError as error:
-        end.close()
-        raise Lost(f"TLS: {_words(error)}", sent=False) from None
+def https_wanted(question: Question) -> StepFailed:
+    host, port = question.place
+    return StepFailed(
+        f"{host}:{port} speaks TLS, and was asked in plain HTTP", hint="write https:// instead of http://", reason="tls"
+    )
 
 
 @contextmanager
@@ -221,16 +300,9 @@ def _cut_off(end: socket.socket, deadline: Deadline) -> Iterator[None]:
 
 
 def _shut(end: socket.socket) -> None:
-    """Wake whoever connects, reads or writes there."""
+    """Wake whoever connects, reads or writes there; TLS is not told, which another thread may be in the middle of."""
     with suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-
-
-def _decoded(body: bytes, charset: str) -> str:
-    try:
-        return body.decode(charset, "replace")
-    except LookupError:
-        return body.decode("utf-8", "replace")
+        socket.socket.shutdown(end, socket.SHUT_RDWR)
 
 
 def _words(error: Exception) -> str:

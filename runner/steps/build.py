@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAME: Final = "build"
 SHORT: Final = ""
 TIMEOUT: Final = "10m"
-REPEATABLE: Final = True
+RETRY: Final = "repeat"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
 OUTPUTS: Final = {
     "image": Output("string", "The image's name, as given."),
@@ -60,6 +60,7 @@ def needs_cluster(data: Mapping[str, Any]) -> bool:
 
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
+lasts = kind.no_time
 
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:

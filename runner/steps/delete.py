@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAME: Final = "delete"
 SHORT: Final = "target"
 TIMEOUT: Final = "1m"
-REPEATABLE: Final = True
+RETRY: Final = "repeat"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
 OUTPUTS: Final = {"objects": Output("list", "The objects that were there, as `{kind, name, namespace}`.")}
 
@@ -50,6 +50,7 @@ class Args(kind.Args, frozen=True):
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
+lasts = kind.no_time
 
 
 def title(data: Mapping[str, Any]) -> str:

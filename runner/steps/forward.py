@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NAME: Final = "forward"
 SHORT: Final = ""
 TIMEOUT: Final = "30s"
-REPEATABLE: Final = False
+RETRY: Final = "none"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
 OUTPUTS: Final = {
     "url": Output("string", "`http://127.0.0.1:PORT` of the first port."),
@@ -68,6 +68,7 @@ class Args(kind.Args, frozen=True):
 
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
+lasts = kind.no_time
 commands = kind.no_commands
 
 
@@ -132,7 +133,7 @@ def run(args: Args, context: Context) -> dict[str, Any]:
             backend.close()
             raise
         context.close_later(relay.close)
-        context.bind(args.address, relay.port)
+        context.bind(args.address, relay.port, selection, target)
         context.emit("forward ready", local=f"{args.address}:{relay.port}", target=f"{selection}:{target}")
         bound[target] = relay.port
         locals_.append(relay.port)

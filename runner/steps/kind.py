@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args
 
 import msgspec
 from msgspec import Meta
@@ -31,6 +32,12 @@ Duration = Annotated[
     ),
 ]
 Cel = Annotated[str, Meta(description="A CEL expression (bare, without `${{ }}`).", extra_json_schema={"x-cel": True})]
+
+Steps = tuple[Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/$defs/Step"})], ...]
+"""A key of this type holds steps: they are built with the step, and run by `Context.run_steps`."""
+
+STEPS_HERE = "# the steps inside it"
+"""The line of an `equivalent` in whose place a plan puts the steps that stand inside of the step."""
 
 HIGHEST_PORT = 65535
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -114,11 +121,26 @@ class Scene(msgspec.Struct, frozen=True):
     show_path: Callable[[Path], str] = str
     variable: Callable[[str], str] = lambda output: output
     timeout: float = 60.0
+    """The step's, in seconds."""
+    patience: float = 60.0
+    """The timeout without what the step lasts by intention and what the steps inside it may take."""
+    attempts: int = 0
+    """What `retry` says; 0 for a kind that polls until its timeout."""
+    secret: Callable[[str, str], str] = lambda _, what: f"${what.upper()}"
+    """What stands for a secret (its value, what it is) in a plan, which never shows one."""
     builder: Callable[[str], Builder] = _no_builder
     """The image builder of this machine, by preference; found once."""
 
     def path(self, name: str) -> str:
         return self.show_path(self.folder / name)
+
+
+class Forwarded(msgspec.Struct, frozen=True):
+    """A forward of the run: the local address that it bound, and the port of the target that it leads to."""
+
+    host: str
+    target: Selection
+    port: str
 
 
 class Context(Protocol):
@@ -138,6 +160,10 @@ class Context(Protocol):
     def deadline(self) -> Deadline: ...
 
     @property
+    def attempts(self) -> int:
+        """What `retry` says, 0 where it says nothing; for kinds whose RETRY is `count`."""
+
+    @property
     def cluster(self) -> Cluster: ...
 
     def execute(self, command: Command, *, check: bool = True) -> CommandResult: ...
@@ -150,6 +176,9 @@ class Context(Protocol):
     def warn(self, message: str, *, hint: str = "") -> None: ...
 
     def note(self, message: str) -> None: ...
+
+    def show(self, text: str) -> None:
+        """A line for people, in the log and beside the step in the report."""
 
     def intend(self, ref: Ref) -> Undo: ...
 
@@ -165,11 +194,16 @@ class Context(Protocol):
     def evaluate(self, key: str, **variables: Any) -> Any:
         """The bare CEL expression of this key over these variables; raises `expressions.EvaluationError`."""
 
-    def forwarded(self, host: str, port: int) -> str | None:
-        """The address that a forward of this run bound for a port of localhost, or None."""
+    def forwarded(self, host: str, port: int) -> Forwarded | None:
+        """The forward of this run that listens on a port of this machine, or None."""
 
-    def bind(self, host: str, port: int) -> None:
-        """Tell later steps that a forward of this run listens there."""
+    def bind(self, host: str, port: int, target: Selection, target_port: str) -> None:
+        """Tell later steps that a forward of this run listens there, and where it leads."""
+
+    def run_steps(self, key: str) -> None:
+        """Run the steps under this key of the arguments, in a scope that ends with them. Raises `StepFailed` when one
+        of them failed.
+        """
 
     def emit(self, event: str, /, **fields: Any) -> None: ...
 
@@ -186,8 +220,8 @@ class Kind(Protocol):
     OUTPUTS: Mapping[str, Output]
     EXPRESSIONS: Mapping[str, tuple[str, ...]]
     """Keys that hold bare CEL, and the variables they see."""
-    REPEATABLE: bool
-    """Whether `retry` makes sense: False for kinds that poll by themselves."""
+    RETRY: Literal["repeat", "count", "none"]
+    """What `retry` means: run the step again; for kinds that poll by themselves, how often at most, or nothing."""
 
     def title(self, data: Mapping[str, Any]) -> str:
         """The default name of a step, from its data as written (`pod/pythonapp`)."""
@@ -200,6 +234,9 @@ class Kind(Protocol):
 
     def fixed_ports(self, data: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
         """The local (address, port) pairs that it will listen on, as far as they are known before the run."""
+
+    def lasts(self, data: Mapping[str, Any]) -> float:
+        """Seconds that it takes by intention, as far as they are known before the run: its timeout comes on top."""
 
     def check(self, data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         """Faults that the schema cannot see; `data` may hold `${{ }}` strings."""
@@ -229,6 +266,11 @@ def no_ports(data: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
     return ()
 
 
+def no_time(data: Mapping[str, Any]) -> float:
+    """The `lasts` of kinds that end as soon as they can."""
+    return 0.0
+
+
 def no_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     """The `check` of kinds whose schema says it all."""
     return ()
@@ -242,6 +284,16 @@ def no_commands(args: Any, scene: Scene) -> tuple[Command, ...]:
 def no_equivalent(args: Any, scene: Scene) -> tuple[str, ...]:
     """The `equivalent` of kinds that only mutate."""
     return ()
+
+
+@cache
+def nested_keys(args: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The keys of a kind's arguments that may hold steps."""
+    return tuple(field.encode_name for field in msgspec.structs.fields(args) if _holds_steps(field.type))
+
+
+def _holds_steps(annotation: Any) -> bool:
+    return annotation == Steps or any(map(_holds_steps, get_args(annotation)))
 
 
 def selections(target: Target, namespace: str) -> tuple[Selection, ...]:

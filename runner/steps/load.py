@@ -23,7 +23,7 @@ from runner.steps.kind import Context, Fault, Files, Output, Scene
 NAME: Final = "load"
 SHORT: Final = "image"
 TIMEOUT: Final = "5m"
-REPEATABLE: Final = True
+RETRY: Final = "repeat"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
 OUTPUTS: Final = {"image": Output("string", "The image's name, or the archive's path.")}
 
@@ -42,6 +42,7 @@ def title(data: Mapping[str, Any]) -> str:
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
+lasts = kind.no_time
 
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:

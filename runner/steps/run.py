@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NAME: Final = "run"
 SHORT: Final = "command"
 TIMEOUT: Final = "5m"
-REPEATABLE: Final = True
+RETRY: Final = "repeat"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
 OUTPUTS: Final = {
     "stdout": Output("string", "What it printed, without the last newline."),
@@ -77,6 +77,7 @@ needs_cluster = kind.never_cluster
 
 _TOOLS: Final = re.compile(r"\b(kubectl|helm)\b")
 fixed_ports = kind.no_ports
+lasts = kind.no_time
 
 
 def wants_cluster(data: Mapping[str, Any]) -> bool:

@@ -1,47 +1,83 @@
 """Ask over HTTP (or open a TCP connection) until the answer is as expected.
 
-It repeats on refused and cut connections, timeouts and unmet expectations until its `timeout`; a request that is not
-idempotent (POST, PATCH) is repeated only when it surely was not sent. Proxies of the environment are never used.
-`localhost` means what a `forward` of this run bound there, then 127.0.0.1, then ::1.
+It repeats on refused and cut connections, timeouts and unmet expectations until its `timeout`; `retry: 1` asks once. A
+request that is not idempotent (POST, PATCH) is repeated only when it surely was not sent. What cannot get better, such
+as a certificate that is not trusted, fails at once. A failure says what was asked and what came, how it differs, and
+what the cluster knows about the Pods behind a forward. `localhost` means what a `forward` of this run bound there, then
+127.0.0.1, then ::1. Proxies of the environment (HTTP_PROXY) are never used. A body may have 16 MiB; gzip, deflate and
+charsets are understood.
 
 ```yaml
 - verify: "http://localhost:5000/"
 - verify: {url: "${{ steps.web.outputs.url }}/health", status: 200, contains: Hello}
 - verify:
     url: "http://localhost:5000/items"
-    request: {method: POST, json: {name: cup}}
-    status: 201
-    headers: {Content-Type: {contains: json}}
+    request: {method: POST, json: {name: cup}, timeout: 2s}
+    status: [201, 409]
+    headers: {Content-Type: {contains: json}, X-Api: "2"}
     json: {name: cup}
-    that: response.json.id > 0
+    that: response.json.id > 0 && response.elapsed < 0.5
     max_elapsed: 500ms
 - verify: {tcp: "localhost:5432"}
+```
+
+**TLS and credentials.** Files are PEM, relative to the workflow. Without `ca`, what the system trusts is trusted.
+Credentials come from secret inputs, are masked in everything that is printed, and go to no other host after a redirect.
+
+```yaml
+- verify:
+    url: "https://localhost:8443/"
+    tls: {ca: certs/ca.pem, cert: certs/client.pem, key: certs/client-key.pem, server_name: shop.example.com}
+    request: {auth: {bearer: "${{ inputs.token }}"}, follow_redirects: true}
+- verify:
+    url: "https://localhost:8443/"
+    tls: {insecure: true}
+    request: {auth: {basic: {username: me, password: "${{ inputs.token }}"}}}
+```
+
+**More than once.** `consecutive` wants so many good answers in a row. `throughout` then goes on asking, 20 times a
+second, for a time or while steps run, and fails when more than `max_failures` asks did; the report says how many there
+were, and the longest time without a good answer. The steps are ordinary ones, run in order; a `forward` among them ends
+with them. They are run to their end even when asks fail meanwhile, so that the report has the whole gap.
+
+```yaml
+- verify: {url: "http://localhost:5000/", consecutive: 5}
+- verify: {url: "http://localhost:5000/", throughout: 30s, max_failures: 2}
+- name: A rollout without downtime
+  verify:
+    url: "http://localhost:5000/"
+    throughout:
+      - run: kubectl rollout restart deployment/web
+      - wait: {target: deployment/web, until: ready}
 ```
 """
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from runner.errors import Expired, StepFailed, TimedOut
 from runner.steps import kind, matching
-from runner.steps.kind import Cel, Context, Duration, Fault, Files, Match, Output, Scene, seconds
+from runner.steps.kind import Cel, Context, Duration, Fault, Files, Match, Output, Scene, Steps, seconds
 
 if TYPE_CHECKING:
-    from runner.steps.asking import Answer, Question
+    from runner.deadline import Deadline
+    from runner.steps.asking import Question
+    from runner.steps.expecting import Try
+    from runner.steps.throughout import Record
 
 NAME: Final = "verify"
 SHORT: Final = "url"
 TIMEOUT: Final = "30s"
-REPEATABLE: Final = False
+RETRY: Final = "count"
 EXPRESSIONS: Final = {"that": ("response",)}
 OUTPUTS: Final = {
     "status": Output("int", "The status code; 0 for tcp."),
@@ -52,12 +88,26 @@ OUTPUTS: Final = {
     "attempts": Output("int", "How often it asked."),
 }
 
-_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _SHOWN_BODY: Final = 2000
+_SHORTEST_HIDDEN: Final = 4
 
 Status = Annotated[int, Meta(ge=100, le=599)] | Annotated[str, Meta(pattern=r"^[1-5]([0-9][0-9]|xx)$")]
+
+
+class Basic(kind.Args, frozen=True):
+    """HTTP basic authentication."""
+
+    username: Annotated[str, Meta(description="The name.")]
+    password: Annotated[str, Meta(description="The password, from a secret input.")]
+
+
+class Auth(kind.Args, frozen=True):
+    """Credentials: one of these."""
+
+    basic: Annotated[Basic | None, Meta(description="A name and a password: `{username, password}`.")] = None
+    bearer: Annotated[str, Meta(description="A token, from a secret input.")] = ""
 
 
 class Request(kind.Args, frozen=True):
@@ -68,8 +118,21 @@ class Request(kind.Args, frozen=True):
     json: Annotated[Any, Meta(description="A body: this value as JSON.")] = msgspec.UNSET
     body: Annotated[str | None, Meta(description="A body: this text.")] = None
     form: Annotated[dict[str, str] | None, Meta(description="A body: these fields, as a browser sends a form.")] = None
+    auth: Annotated[Auth | None, Meta(description="Credentials: `basic` or `bearer`.")] = None
     follow_redirects: Annotated[bool, Meta(description="Go where a 3xx answer points (ten times at most).")] = False
     timeout: Annotated[Duration, Meta(description="How long one attempt may take.")] = "5s"
+
+
+class Tls(kind.Args, frozen=True):
+    """How to trust the other end of https, and what to show it. Files are PEM."""
+
+    ca: Annotated[str, Meta(description="The file with the certificate of the authority to trust.")] = ""
+    cert: Annotated[str, Meta(description="The file with the client certificate to present.")] = ""
+    key: Annotated[str, Meta(description="The file with its key, when that is not in the same file.")] = ""
+    server_name: Annotated[
+        str, Meta(description="The name to ask for (SNI) and to find in the certificate, when it is not the URL's.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Trust any certificate.")] = False
 
 
 class Args(Match, frozen=True):
@@ -87,8 +150,17 @@ class Args(Match, frozen=True):
         Cel, Meta(description="A CEL expression over `response`: status, headers, body, json, elapsed.")
     ] = ""
     max_elapsed: Annotated[Duration, Meta(description="How long the answer may take.")] = ""
+    consecutive: Annotated[int, Meta(ge=1, le=1000, description="How many good answers in a row.")] = 1
+    throughout: Annotated[
+        Duration | Steps, Meta(description="Then go on asking for this time, or all the time while these steps run.")
+    ] = ""
+    max_failures: Annotated[int, Meta(ge=0, description="How many asks may fail during `throughout`.")] = 0
     request: Annotated[Request, Meta(description="The request, when it is more than a GET.")] = Request()
+    tls: Annotated[Tls, Meta(description="Certificates for https.")] = Tls()
 
+
+# What may stand beside `tcp`.
+_OF_TCP: Final = frozenset({"tcp", "max_elapsed", "consecutive", "throughout", "max_failures", "request"})
 
 needs_cluster = kind.never_cluster
 wants_cluster = kind.never_cluster
@@ -100,220 +172,276 @@ def title(data: Mapping[str, Any]) -> str:
     return str(data.get("url") or f"tcp {data.get('tcp', '')}")
 
 
+def lasts(data: Mapping[str, Any]) -> float:
+    throughout = data.get("throughout")
+    return seconds(throughout) if isinstance(throughout, str) else 0.0
+
+
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     if ("url" in data) == ("tcp" in data):
         yield Fault((), "give `url` or `tcp`, one of them")
     if "tcp" in data:
-        for key in data.keys() - {"tcp"}:
+        for key in data.keys() - _OF_TCP:
             yield Fault((key,), f"`{key}` belongs to HTTP; with `tcp` there is only a connection to expect")
+        for key in _map(data.get("request")).keys() - {"timeout"}:
+            yield Fault(("request", key), f"`{key}` belongs to HTTP; with `tcp` there is only `timeout`")
     yield from _address_faults(data)
     yield from matching.faults(data, ())
     for name, wanted in _map(data.get("headers")).items():
         if isinstance(wanted, Mapping):
             yield from matching.faults(wanted, ("headers", name))
-    bodies = [key for key in ("json", "body", "form") if key in _map(data.get("request"))]
+    yield from _request_faults(_map(data.get("request")))
+    yield from _repetition_faults(data)
+    yield from _tls_faults(data, files)
+
+
+def _request_faults(request: Mapping[str, Any]) -> Iterator[Fault]:
+    bodies = [key for key in ("json", "body", "form") if key in request]
     for key in bodies[1:]:
         yield Fault(("request", key), f"a request has one body: `{bodies[0]}` or `{key}`")
+    auth = _map(request.get("auth"))
+    for name in _map(request.get("headers")):
+        if auth and name.lower() == "authorization":
+            yield Fault(("request", "headers", name), "`auth` sets this field, too", "leave one of them out")
+    if "auth" in request and ("basic" in auth) == ("bearer" in auth):
+        yield Fault(("request", "auth"), "credentials are `basic` or `bearer`, one of them")
+    for path, secret in (
+        (("bearer",), auth.get("bearer")),
+        (("basic", "password"), _map(auth.get("basic")).get("password")),
+    ):
+        if isinstance(secret, str) and "${{" not in secret:
+            yield Fault(
+                ("request", "auth", *path),
+                "everybody who reads this file reads this secret",
+                "declare an input with `secret: true` and `env: NAME`, and write ${{ inputs.NAME }} here",
+                "warning",
+            )
+
+
+def _repetition_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
+    from runner.steps.curl import IDEMPOTENT
+
+    method = _map(data.get("request")).get("method", "GET")
+    for key in ("consecutive", "throughout"):
+        if key in data and data[key] != 1 and method not in IDEMPOTENT and "${{" not in str(method):
+            yield Fault((key,), f"`{key}` asks again and again, and every {method} may have its effect", "ask with GET")
+    if "max_failures" in data and "throughout" not in data:
+        yield Fault(("max_failures",), "`max_failures` counts what fails during `throughout`, and there is none")
+    if data.get("throughout") == []:
+        yield Fault(("throughout",), "there are no steps to ask throughout of", "write a duration or steps")
+
+
+def _tls_faults(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:
+    tls = _map(data.get("tls"))
+    if tls and str(data.get("url", "")).startswith("http:"):
+        yield Fault(("tls",), "`tls` is for https, and the URL begins with http:", "write https://")
+    if "key" in tls and "cert" not in tls:
+        yield Fault(("tls", "key"), "a key is presented with its certificate: give `cert`, too")
+    if tls.get("insecure") is True and "ca" in tls:
+        yield Fault(
+            ("tls", "insecure"), "`insecure` trusts any certificate, so that `ca` has no effect", "leave one out"
+        )
+    for key in ("ca", "cert", "key"):
+        name = tls.get(key)
+        if (
+            isinstance(name, str)
+            and "${{" not in name
+            and name not in files.made
+            and not (files.folder / name).is_file()
+        ):
+            hint = f"a `run` step before that makes it says so with `generates: [{name}]`"
+            yield Fault(("tls", key), f"there is no file {name}", hint)
 
 
 def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
-    """Bash with the function `verify` of a planned script: `verify SECONDS STATUS TEXT curl …`."""
-    limit = f"{max(1, round(scene.timeout))}"
-    if args.tcp:
-        host, _, port = args.tcp.rpartition(":")
-        return (f"verify {limit} '' '' curl --output - {shlex.quote(f'telnet://{host}:{port}')}",)
-    statuses = args.status if isinstance(args.status, tuple) else (args.status,)
-    pattern = "|".join(str(status).replace("x", "?") for status in statuses)
-    texts = (args.contains,) if isinstance(args.contains, str) else args.contains
-    argv = ["verify", limit, pattern if len(statuses) == 1 else f"@({pattern})", texts[0] if texts else "", "curl"]
-    unseen = [f"contains {text}" for text in texts[1:]]
-    rest = {"matches": args.matches, "equals": args.equals, "that": args.that, "max_elapsed": args.max_elapsed}
-    unseen += [f"{key} {value}" for key, value in rest.items() if value]
-    unseen += [f"headers {', '.join(args.headers)}"] if args.headers else []
-    unseen += [] if args.json is msgspec.UNSET else [f"json {json.dumps(args.json)}"]
-    remarks = [f"# {NAME} also expects: {' '.join(text.split())}" for text in unseen]
-    return (*remarks, shlex.join([*argv, *_curl(args.request), args.url]))
+    """Bash with the functions `verify`, `keep_asking` and `stop_asking` of a planned script."""
+    from runner.steps import curl
+
+    return tuple(curl.lines(args, scene))
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:
-    context.observed(f"curl {args.url}" if args.url else f"curl telnet://{args.tcp}")
-    question = _question(args)
-    pause, attempt = _FIRST_PAUSE, 0
-    last = _Try(["no answer yet"])
-    while True:
-        attempt += 1
-        try:
-            last = _try(question, args, context)
-            if last.answer and not last.wrong:
-                return _outputs(last.answer, attempt)
-            if last.sent and question.method not in _IDEMPOTENT:
-                raise _not_again(question, last)
-            context.waiting(f"{question}: {_first(last.wrong)}")
-            context.deadline.pause(pause)
-        except Expired:
-            raise _out_of_time(question, last, attempt, context.scene.timeout) from None
-        pause = min(_LONGEST_PAUSE, pause * 2)
+    from runner.steps import curl, expecting
+
+    context.observed(curl.short(args))
+    question = _question(args, context)
+    last, attempts = _await(question, args, context)
+    if args.throughout:
+        record = _throughout(question, args, context)
+        context.show(str(record))
+        last, attempts = record.good or last, attempts + record.asks
+    assert last.answer  # noqa: S101 - it was as expected
+    return {**expecting.response(last.answer), "attempts": attempts}
 
 
-class _Try(msgspec.Struct, frozen=True):
-    """What came of asking once: what is wrong with it (nothing: it is as expected), and whether it was sent at all."""
-
-    wrong: list[str]
-    answer: Answer | None = None
-    sent: bool = True
-
-
-def _try(question: Question, args: Args, context: Context) -> _Try:
+def _ask(question: Question, args: Args, context: Context, limit: Deadline) -> Try:
+    """Ask once. Raises `StepFailed` for what cannot get better, and the exceptions of `limit`."""
     from runner.steps.asking import Lost
+    from runner.steps.expecting import Try, differences
 
     try:
-        answer = question.ask(context)
+        answer = question.ask(limit, context.forwarded)
     except Lost as lost:
-        return _Try([lost.why], None, lost.sent)
-    return _Try(_differences(args, answer, context), answer)
+        return Try((lost.why,), None, lost.sent, lost.mute)
+    return Try(differences(args, answer, lambda response: context.evaluate("that", response=response)), answer)
 
 
-def _not_again(question: Question, last: _Try) -> StepFailed:
-    return StepFailed(
-        f"{question}: {_first(last.wrong)}",
-        hint=f"it was not asked again, because a {question.method} may have had its effect",
-        reason="verify",
-        details=_details(last),
+class _Tally(msgspec.Struct, frozen=True):
+    """How the asking stands: asks begun, failed ones, good ones in a row, the last that failed, the next pause."""
+
+    asked: int = 0
+    failed: int = 0
+    row: int = 0
+    bad: Try | None = None
+    pause: float = _FIRST_PAUSE
+
+    def after(self, tried: Try) -> _Tally:
+        if not tried.wrong:
+            return _Tally(self.asked, self.failed, self.row + 1, self.bad)
+        pause = min(_LONGEST_PAUSE, self.pause * 2) if self.failed and not self.row else _FIRST_PAUSE
+        return _Tally(self.asked, self.failed + 1, 0, tried, pause)
+
+
+def _await(question: Question, args: Args, context: Context) -> tuple[Try, int]:
+    """(the answer that was as expected at last, or the last of so many in a row; how often it was asked)."""
+    tally = _Tally()
+    with context.deadline.child(context.scene.patience) as deadline:
+        while True:
+            tally = msgspec.structs.replace(tally, asked=tally.asked + 1)
+            try:
+                tried = _ask(question, args, context, deadline)
+                tally = tally.after(tried)
+                if tally.row >= args.consecutive:
+                    return tried, tally.asked
+                if tried.wrong:
+                    _check_again(question, context, tried, tally.failed, deadline)
+                deadline.pause(tally.pause)
+            except Expired:
+                raise _out_of_time(question, args, context, tally) from None
+
+
+def _check_again(question: Question, context: Context, tried: Try, failed: int, deadline: Deadline) -> None:
+    """Raise `StepFailed` when there is no use in asking again, or it may not be."""
+    from runner.steps.asking import https_wanted
+    from runner.steps.curl import IDEMPOTENT
+
+    if tried.sent and question.method not in IDEMPOTENT:
+        why = f"it was not asked again, because a {question.method} may have had its effect"
+        raise _failure(question, context, tried, hint=why)
+    if tried.mute and failed == 1 and question.speaks_tls(deadline, context.forwarded):
+        raise https_wanted(question)
+    if failed == context.attempts:
+        raise _failure(question, context, tried)
+    context.waiting(f"{question}: {_first(tried)}")
+
+
+def _throughout(question: Question, args: Args, context: Context) -> Record:
+    """Ask all the time while the time passes or the steps run; raises `StepFailed` when that was not good enough."""
+    from runner.steps.throughout import Asker
+
+    with Asker(partial(_ask, question, args, context), context.deadline, args.max_failures) as asker:
+        if isinstance(args.throughout, str):
+            asker.wait(seconds(args.throughout))
+        else:
+            try:
+                context.run_steps("throughout")
+            except StepFailed as error:
+                record = asker.stop()
+                details = _details(record.worst) if record.worst else ""
+                raise StepFailed(error.message, hint=str(record), reason=error.reason, details=details) from None
+        record = asker.stop()
+    if record.failures > args.max_failures:
+        assert record.worst  # noqa: S101 - there were failures
+        reasons = [f"{number} × {reason}" for reason, number in record.reasons.items()]
+        raise _failure(question, context, record.worst, told=str(record), reasons=reasons)
+    return record
+
+
+def _failure(
+    question: Question,
+    context: Context,
+    last: Try,
+    *,
+    told: str = "",
+    hint: str = "",
+    reasons: Iterable[str] = (),
+    error: type[StepFailed] = StepFailed,
+) -> StepFailed:
+    """What was asked, what came, and what the cluster knows about the other end."""
+    from runner.steps import other_end
+
+    why, known = other_end.known(context, *question.place)
+    return error(
+        f"{question}: {told or _first(last)}",
+        hint=hint or why or _hint(question, last),
+        reason="timeout" if error is TimedOut else "verify",
+        details="\n".join(part for part in (*reasons, _details(last), known) if part),
     )
 
 
-def _out_of_time(question: Question, last: _Try, attempts: int, limit: float) -> TimedOut:
-    times = "once" if attempts == 1 else f"{attempts} times"
-    return TimedOut(
-        f"{question}: asked {times} in {limit:g} s; the last time: {_first(last.wrong)}",
-        hint=_hint(question, last),
-        reason="timeout",
-        details=_details(last),
-    )
+def _out_of_time(question: Question, args: Args, context: Context, tally: _Tally) -> StepFailed:
+    from runner.steps.expecting import Try
+
+    bad = tally.bad or Try(("no answer yet",))
+    times = "once" if tally.asked == 1 else f"{tally.asked} times"
+    came = f"the last time: {_first(bad)}"
+    if tally.row:
+        came = f"{tally.row} good answers in a row at last, and {args.consecutive} are wanted"
+    told = f"asked {times} in {context.scene.patience:g} s; {came}"
+    return _failure(question, context, bad, told=told, error=TimedOut)
 
 
-def _question(args: Args) -> Question:
+def _question(args: Args, context: Context) -> Question:
+    from runner.steps import curl
     from runner.steps.asking import Question
+    from runner.steps.tls import Security
 
-    request = args.request
-    body, headers = _body(request), dict(request.headers)
-    if body is not None and not any(name.lower() == "content-type" for name in headers):
-        headers["Content-Type"] = _content_type(request)
     if faults := [fault.message for fault in _address_faults({"url": args.url} if args.url else {"tcp": args.tcp})]:
         raise StepFailed(faults[0], reason="verify")  # it came from an expression
+    request, tls = args.request, args.tls
+    ca, cert, key = (str(context.workflow_folder / name) if name else "" for name in (tls.ca, tls.cert, tls.key))
+    security = Security(ca, cert, key, tls.server_name, tls.insecure)
     return Question(
         url=args.url,
         tcp=args.tcp,
         method=request.method,
-        headers=headers,
-        body=body,
+        headers={**curl.headers(request), **_credentials(request.auth, context)},
+        body=curl.body(request),
         timeout=seconds(request.timeout),
         follow=request.follow_redirects,
+        security=security,
+        secure=security.context() if args.url.startswith("https:") else None,
     )
 
 
-def _differences(args: Args, answer: Answer, context: Context) -> list[str]:
-    if args.tcp:
-        return []
-    return [
-        *_status_differences(args, answer),
-        *_header_differences(args, answer),
-        *matching.differences(args, answer.body),
-        *_unheld(args, answer, context),
-        *(
-            [f"expected an answer within {args.max_elapsed}, it took {answer.elapsed:.3f} s"]
-            if args.max_elapsed and answer.elapsed > seconds(args.max_elapsed)
-            else []
-        ),
-    ]
+def _credentials(auth: Auth | None, context: Context) -> dict[str, str]:
+    """The field of the request that carries them; they are masked from now on, however the other end repeats them."""
+    if auth is None:
+        return {}
+    if auth.basic is None:
+        secrets, value = [auth.bearer], f"Bearer {auth.bearer}"
+    else:
+        packed = b64encode(f"{auth.basic.username}:{auth.basic.password}".encode()).decode()
+        secrets, value = [auth.basic.password, packed], f"Basic {packed}"
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_HIDDEN:
+            context.hide(secret)
+    return {"Authorization": value}
 
 
-def _status_differences(args: Args, answer: Answer) -> Iterator[str]:
-    wanted = args.status if isinstance(args.status, tuple) else (args.status,)
-    got = str(answer.status)
-    if not any(got == str(one) or (str(one).endswith("xx") and got[0] == str(one)[0]) for one in wanted):
-        yield f"expected status {' or '.join(map(str, wanted))}, got {got} {answer.reason}".rstrip()
+def _first(last: Try) -> str:
+    more = f" (and {len(last.wrong) - 1} more)" if len(last.wrong) > 1 else ""
+    return last.wrong[0].splitlines()[0] + more
 
 
-def _header_differences(args: Args, answer: Answer) -> Iterator[str]:
-    for name, wanted in args.headers.items():
-        value = answer.headers.get(name.lower())
-        if value is None:
-            yield f"header {name}: expected one, there is none"
-            continue
-        match = Match(equals=wanted) if isinstance(wanted, str) else wanted
-        yield from (f"header {name}: {difference}" for difference in matching.differences(match, value))
-
-
-def _unheld(args: Args, answer: Answer, context: Context) -> Iterator[str]:
-    if not args.that:
-        return
-    from runner.expressions import EvaluationError
-
-    try:
-        if context.evaluate("that", response=_response(answer)) is not True:
-            yield f"expected that {args.that}"
-    except EvaluationError as error:
-        yield f"expected that {args.that}, but {error.message}"
-
-
-def _response(answer: Answer) -> dict[str, Any]:
-    return {
-        "status": answer.status,
-        "headers": dict(answer.headers),
-        "body": answer.body,
-        "json": matching.parsed(answer.body),
-        "elapsed": answer.elapsed,
-    }
-
-
-def _outputs(answer: Answer, attempts: int) -> dict[str, Any]:
-    return {**_response(answer), "attempts": attempts}
-
-
-def _body(request: Request) -> bytes | None:
-    if request.json is not msgspec.UNSET:
-        return json.dumps(request.json).encode()
-    if request.form is not None:
-        return urlencode(request.form).encode()
-    return None if request.body is None else request.body.encode()
-
-
-def _content_type(request: Request) -> str:
-    if request.json is not msgspec.UNSET:
-        return "application/json"
-    return "text/plain; charset=utf-8" if request.form is None else "application/x-www-form-urlencoded"
-
-
-def _curl(request: Request) -> Iterator[str]:
-    body = _body(request)
-    if request.method == "HEAD":
-        yield "--head"
-    elif request.method != ("GET" if body is None else "POST"):
-        yield from ("--request", request.method)
-    if body is not None:
-        if not any(name.lower() == "content-type" for name in request.headers):
-            yield from ("--header", f"Content-Type: {_content_type(request)}")
-        yield from ("--data-raw", body.decode())
-    for name, value in request.headers.items():
-        yield from ("--header", f"{name}: {value}")
-    if request.follow_redirects:
-        yield "--location"
-
-
-def _first(wrong: list[str]) -> str:
-    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return wrong[0].splitlines()[0] + more
-
-
-def _hint(question: Question, last: _Try) -> str:
-    host = urlsplit(question.url or f"tcp://{question.tcp}").hostname
+def _hint(question: Question, last: Try) -> str:
+    host, _ = question.place
     if last.answer is None and "refused" in last.wrong[0] and host in ("localhost", "127.0.0.1", "::1"):
         return "nothing listens there: a `forward` step makes the port of a Pod reachable on this machine"
     return ""
 
 
-def _details(last: _Try) -> str:
+def _details(last: Try) -> str:
     lines = list(last.wrong)
     if (answer := last.answer) and answer.status:
         lines.append(f"the answer: {answer.status} {answer.reason} in {answer.elapsed:.3f} s")
@@ -343,6 +471,8 @@ def _bad_url(url: str) -> str:
         return "it must begin with http:// or https://"
     if not parts.hostname:
         return "it names no host"
+    if parts.username is not None:
+        return "it has credentials in it, which everybody sees; write them under request: {auth: …}"
     if any(ord(character) <= ord(" ") for character in url):
         return "it has a space or a control character in it; write %20 for a space"
     return "the port is not between 1 and 65535" if port == 0 else ""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 NAME: Final = "wait"
 SHORT: Final = "target"
 TIMEOUT: Final = "2m"
-REPEATABLE: Final = False
+RETRY: Final = "none"
 EXPRESSIONS: Final = {"that": ("object", "objects"), "fail_if": ("object", "objects")}
 OUTPUTS: Final = {
     "object": Output("dyn", "The first object, as the cluster has it (`null` after `until: deleted`)."),
@@ -68,6 +68,7 @@ class Args(kind.Args, frozen=True):
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
+lasts = kind.no_time
 
 
 def title(data: Mapping[str, Any]) -> str:

@@ -113,7 +113,7 @@ def test_script_is_clean_and_passes_values_as_variables(runner: Runner, folder: 
     assert 'TOKEN="${TOKEN:?' in answer.stdout
     lines = answer.stdout.splitlines()
     assert "web_port=$(free_port)" in lines
-    assert any(line.startswith("verify 30 '2??' it") and '"$web_url"' in line for line in lines)
+    assert any(line.startswith("verify 30 0 '2??' it") and '"$web_url"' in line for line in lines)
     assert "look_stdout=$( bash -euo pipefail -c 'kubectl get pod -o name' | tee /dev/stderr)" in lines
     assert any(line.startswith('retry 3 2 env POD="$look_stdout" WHO=world T="$TOKEN" bash -euo') for line in lines)
 

@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from runner.cluster.kubectl import KubectlDialect
+from runner.cluster.protocol import Selection
 from runner.deadline import Deadline
 from runner.errors import Cancelled, StepFailed, TimedOut
 from runner.expressions import compile as compile_expression
 from runner.steps import verify
-from runner.steps.kind import Files, Scene
+from runner.steps.kind import Files, Forwarded, Scene
 
 
 class FakeContext:
@@ -27,8 +29,13 @@ class FakeContext:
     def __init__(self, tmp_path: Any, seconds: float = 10, **bound: str) -> None:
         self.deadline = Deadline(seconds)
         self.waits: list[str] = []
-        self.scene = Scene(dialect=KubectlDialect(), namespace="", folder=tmp_path, timeout=seconds)
+        self.scene = Scene(dialect=KubectlDialect(), namespace="", folder=tmp_path, timeout=seconds, patience=seconds)
+        self.workflow_folder = tmp_path
+        self.attempts = 0
         self.that = ""
+        self.hidden: list[str] = []
+        self.shown: list[str] = []
+        self.nested: Callable[[], None] = lambda: None
         self._bound = bound
 
     def observed(self, equivalent: str) -> None:
@@ -37,8 +44,19 @@ class FakeContext:
     def waiting(self, what: str) -> None:
         self.waits.append(what)
 
-    def forwarded(self, host: str, port: int) -> str | None:
-        return self._bound.get(host)
+    def forwarded(self, host: str, port: int) -> Forwarded | None:
+        bound = self._bound.get(host)
+        return Forwarded(bound, Selection("pod", ("web",)), "80") if bound else None
+
+    def hide(self, secret: str) -> None:
+        self.hidden.append(secret)
+
+    def show(self, text: str) -> None:
+        self.shown.append(text)
+
+    def run_steps(self, key: str) -> None:
+        assert key == "throughout"
+        self.nested()
 
     def evaluate(self, key: str, **variables: Any) -> Any:
         return compile_expression(self.that, {"response": "dyn"}).evaluate(variables)
@@ -370,7 +388,7 @@ def test_tcp_that_is_closed_at_once(tmp_path: Any) -> None:
 class TestCheck:
     """Faults that are found before anything runs."""
 
-    FILES: ClassVar[Files | None] = None
+    FILES: ClassVar[Files] = Files(Path(__file__).parent, Path(__file__).parent)
 
     @pytest.mark.parametrize(
         ("data", "message"),
@@ -392,13 +410,13 @@ class TestCheck:
     )
     def test_fault(self, data: dict[str, Any], message: str) -> None:
         """Each has a sentence of its own."""
-        faults = list(verify.check(data, self.FILES))  # type: ignore[arg-type]
+        faults = list(verify.check(data, self.FILES))
 
         assert any(message in fault.message for fault in faults), faults
 
     def test_expressions_are_left_to_the_run(self) -> None:
         """A value that is not known yet has no fault."""
-        assert list(verify.check({"url": "${{ steps.web.outputs.url }}"}, self.FILES)) == []  # type: ignore[arg-type]
+        assert list(verify.check({"url": "${{ steps.web.outputs.url }}"}, self.FILES)) == []
 
 
 def test_equivalent_is_curl(context: FakeContext) -> None:
@@ -417,8 +435,8 @@ def test_equivalent_is_curl(context: FakeContext) -> None:
 
     assert remarks == ["# verify also expects: contains y", '# verify also expects: json {"a": 1}']
     assert line == (
-        "verify 10 '2??' x curl --request PUT --header 'Content-Type: application/json' "
-        "--data-raw '{\"b\": 2}' --header 'X: 1' --location http://a/"
+        "verify 10 0 '2??' x curl --request PUT --header 'X: 1' --header 'Content-Type: application/json' "
+        "--data-raw '{\"b\": 2}' --location --max-redirs 10 http://a/"
     )
 
 

@@ -1,0 +1,92 @@
+"""What the cluster knows about the other end of a forward, when it does not answer as it should."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from runner.cluster.protocol import Selection, selector_of
+from runner.deadline import Deadline
+from runner.errors import RunnerError
+
+if TYPE_CHECKING:
+    from runner.cluster.protocol import Object
+    from runner.steps.kind import Context, Forwarded
+
+_PATIENCE: Final = 5.0
+
+
+def known(context: Context, host: str, port: int) -> tuple[str, str]:
+    """(a sentence that explains it, if there is one; everything that is known, in full) about what is behind a local
+    port. Both are empty when no forward of this run listens there. Never raises.
+    """
+    forward = context.forwarded(host, port)
+    if forward is None or context.deadline.cancelled:
+        return "", ""
+    heading = f"the other end: {forward.target}, port {forward.port}, by a forward of this run"
+    # The step's own deadline may be over; a signal ends this one too.
+    with Deadline(_PATIENCE) as short, context.deadline.closing(lambda: short.cancel("the run was ended")):
+        try:
+            why, objects = _state(context, forward, short)
+            told = context.cluster.explain(objects, short) if objects else ""
+        except RunnerError as error:
+            why, told = "", f"(nothing more is known: {error.message})"
+    return why, "\n".join(part for part in (heading, why, told) if part)
+
+
+def _state(context: Context, forward: Forwarded, deadline: Deadline) -> tuple[str, list[Object]]:
+    """(what is wrong there in a sentence, the objects that explain it)."""
+    target = forward.target
+    objects = _now(context, target, deadline)
+    if not objects:
+        return f"{target} does not exist any more", []
+    owner = objects[0]
+    if owner["kind"] == "Pod":
+        return _trouble(objects), objects
+    labels = (owner.get("spec") or {}).get("selector") or {}
+    labels = labels if owner["kind"] == "Service" else labels.get("matchLabels") or {}
+    selector = selector_of(labels)
+    pods = _now(context, Selection("pod", selector=selector, namespace=target.namespace), deadline) if labels else []
+    if not pods:
+        return f"{target} has no Pods: none has the labels {selector}", objects
+    ready = sum(map(_is_ready, pods))
+    if owner["kind"] == "Service" and not ready:
+        return f"{target} has no ready endpoints: {_trouble(pods)}", pods
+    return _trouble(pods), pods
+
+
+def _now(context: Context, selection: Selection, deadline: Deadline) -> list[Object]:
+    """The objects as they are now."""
+    with closing(context.cluster.watch(selection, deadline)) as states:  # type: ignore[type-var]
+        return next(states)
+
+
+def _trouble(pods: list[Object]) -> str:
+    """What is wrong with the first Pod that is not well, in a sentence; nothing when all are."""
+    for pod in pods:
+        name = f"pod/{pod['metadata']['name']}"
+        if "deletionTimestamp" in pod["metadata"]:
+            return f"{name} is being deleted"
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            if words := _container_trouble(container):
+                return f"{name} {words}"
+        if not _is_ready(pod):
+            return f"{name} is not ready"
+    return ""
+
+
+def _container_trouble(container: Object) -> str:
+    state = container.get("state") or {}
+    reason = (state.get("waiting") or {}).get("reason", "")
+    restarts = container.get("restartCount") or 0
+    times = "once" if restarts == 1 else f"{restarts} times"
+    if reason and reason != "ContainerCreating":
+        return f"waits in {reason}" + (f", restarted {times}" if restarts else "")
+    if "terminated" in state:
+        return f"ended with exit code {state['terminated'].get('exitCode')}"
+    return f"was restarted {times}" if restarts else ""
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
