@@ -64,6 +64,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from runner import confidential, masking
 from runner.errors import Expired, StepFailed, TimedOut
 from runner.steps import kind, matching
 from runner.steps.kind import Cel, Context, Duration, Fault, Files, Match, Output, Scene, Steps, seconds
@@ -91,7 +92,6 @@ OUTPUTS: Final = {
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _SHOWN_BODY: Final = 2000
-_SHORTEST_HIDDEN: Final = 4
 
 Status = Annotated[int, Meta(ge=100, le=599)] | Annotated[str, Meta(pattern=r"^[1-5]([0-9][0-9]|xx)$")]
 
@@ -405,7 +405,7 @@ def _question(args: Args, context: Context) -> Question:
         url=args.url,
         tcp=args.tcp,
         method=request.method,
-        headers={**curl.headers(request), **_credentials(request.auth, context)},
+        headers={**curl.headers(request), **_credentials(request.auth)},
         body=curl.body(request),
         timeout=seconds(request.timeout),
         follow=request.follow_redirects,
@@ -414,7 +414,7 @@ def _question(args: Args, context: Context) -> Question:
     )
 
 
-def _credentials(auth: Auth | None, context: Context) -> dict[str, str]:
+def _credentials(auth: Auth | None) -> dict[str, str]:
     """The field of the request that carries them; they are masked from now on, however the other end repeats them."""
     if auth is None:
         return {}
@@ -423,9 +423,7 @@ def _credentials(auth: Auth | None, context: Context) -> dict[str, str]:
     else:
         packed = b64encode(f"{auth.basic.username}:{auth.basic.password}".encode()).decode()
         secrets, value = [auth.basic.password, packed], f"Basic {packed}"
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_HIDDEN:
-            context.hide(secret)
+    masking.hide(secret for secret in secrets if confidential.worth_hiding(secret))
     return {"Authorization": value}
 
 

@@ -33,7 +33,6 @@ class FakeContext:
         self.workflow_folder = tmp_path
         self.attempts = 0
         self.that = ""
-        self.hidden: list[str] = []
         self.shown: list[str] = []
         self.nested: Callable[[], None] = lambda: None
         self._bound = bound
@@ -47,9 +46,6 @@ class FakeContext:
     def forwarded(self, host: str, port: int) -> Forwarded | None:
         bound = self._bound.get(host)
         return Forwarded(bound, Selection("pod", ("web",)), "80") if bound else None
-
-    def hide(self, secret: str) -> None:
-        self.hidden.append(secret)
 
     def show(self, text: str) -> None:
         self.shown.append(text)
