@@ -33,7 +33,7 @@ _MOST_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TLS_ALERT: Final = "\x15\x03"
 """How the answer of a server begins that expected TLS."""
-_PROBE_SECONDS: Final = 2.0
+_PROBE_SECONDS: Final = 0.5
 _SILENCE_SECONDS: Final = 0.025
 """A TCP connection that nobody wanted is closed within this time."""
 
@@ -104,14 +104,26 @@ class Question(msgspec.Struct, frozen=True):
             reason="verify",
         )
 
-    def speaks_tls(self, limit: Deadline, forwarded: Forwards) -> bool:
-        """Whether the other end would take TLS: asked when it hangs up on plain HTTP."""
+    def refusal(self, limit: Deadline, forwarded: Forwards) -> StepFailed | None:
+        """Why the other end hangs up without a word, if asking again does not cure it: plain HTTP was spoken to it and
+        it takes TLS; or it did not like the client certificate, which TLS 1.3 says only after the handshake, when a
+        request may be on its way already and the reason gets lost.
+        """
         host, port = self.place
-        with suppress(Lost, OSError), limit.child(_PROBE_SECONDS) as deadline:
+        with limit.child(_PROBE_SECONDS) as deadline:
             line = _Line(limit, deadline, forwarded)
-            line.secured(line.connect(host, port), tls.Security(insecure=True).context(), host).close()
-            return True
-        return False
+            try:
+                if self.url.startswith("http:"):
+                    line.secured(line.connect(host, port), tls.Security(insecure=True).context(), host).close()
+                    return _https_wanted(self)
+                with line.trusted(line.connect(host, port), self) as end:
+                    end.settimeout(deadline.socket_timeout())
+                    end.recv(1)
+            except ssl.SSLError as error:
+                return tls.refusal(error, f"{host}:{port}", host, tuple) if self.url.startswith("https:") else None
+            except (Lost, OSError):
+                pass
+        return None
 
     def redirected(self, target: str, status: int) -> Question:
         """The next request after a redirect, as browsers do it: 307 and 308 repeat, the others ask with GET.
@@ -148,7 +160,7 @@ class _Line(msgspec.Struct, frozen=True):
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         end = self.connect(host, port)
         if parts.scheme == "https":
-            end = self._trusted(end, question)
+            end = self.trusted(end, question)
         connection = http.client.HTTPConnection(host, port, timeout=self.deadline.socket_timeout())
         connection.default_port = 443 if parts.scheme == "https" else 80  # which the Host field leaves out
         connection.sock = end
@@ -176,11 +188,11 @@ class _Line(msgspec.Struct, frozen=True):
         if isinstance(error, ssl.SSLError) and (refusal := tls.refusal(error, f"{host}:{port}", host, tuple)):
             return refusal
         if isinstance(error, http.client.BadStatusLine) and str(error).startswith(_TLS_ALERT):
-            return https_wanted(question)
+            return _https_wanted(question)
         if self.deadline.ended:
             return Lost(f"no answer within {self.deadline.seconds:g} s", sent=True)
-        mute = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
-        return Lost(_words(error), sent=True, mute=mute and question.url.startswith("http:"))
+        mute = isinstance(error, ConnectionError | ssl.SSLEOFError)  # RemoteDisconnected is one
+        return Lost(_words(error), sent=True, mute=mute)
 
     def knock(self, host: str, port: int) -> None:
         """A connection that stays open for a moment, or on which something is said."""
@@ -244,7 +256,7 @@ class _Line(msgspec.Struct, frozen=True):
         self.limit.check()
         raise Lost(f"no resolver answers for {name}", sent=False)
 
-    def _trusted(self, end: socket.socket, question: Question) -> socket.socket:
+    def trusted(self, end: socket.socket, question: Question) -> socket.socket:
         """The connection, secured as the question wants it."""
         host, port = question.place
         security = question.security
@@ -279,7 +291,7 @@ class _Line(msgspec.Struct, frozen=True):
         return ()
 
 
-def https_wanted(question: Question) -> StepFailed:
+def _https_wanted(question: Question) -> StepFailed:
     host, port = question.place
     return StepFailed(
         f"{host}:{port} speaks TLS, and was asked in plain HTTP", hint="write https:// instead of http://", reason="tls"
@@ -308,10 +320,12 @@ def _shut(end: socket.socket) -> None:
 def _words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, http.client.RemoteDisconnected):
+    if isinstance(error, http.client.RemoteDisconnected | ssl.SSLEOFError):
         return "the connection was closed without an answer"
     if isinstance(error, http.client.IncompleteRead):
         return "the connection was cut in the middle of the answer"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
     return (getattr(error, "strerror", "") or str(error) or type(error).__name__).lower()

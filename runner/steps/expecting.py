@@ -20,7 +20,7 @@ Holds = Callable[[Mapping[str, Any]], Any]
 
 class Try(msgspec.Struct, frozen=True):
     """What came of asking once: what is wrong with it (nothing: it is as expected), and whether it was sent at all;
-    `mute`: the other end hung up on plain HTTP without a word.
+    `mute`: the other end hung up without a word.
     """
 
     wrong: tuple[str, ...]

@@ -55,7 +55,7 @@ class Asker:
         self._life = limit.child()
         self._most = most
         self._stopping = threading.Event()
-        self._too_many = threading.Event()
+        self._enough = threading.Event()
         self._bug: Exception | None = None
         self._asks = self._failures = 0
         self._began = self._good = time.monotonic()
@@ -80,8 +80,8 @@ class Asker:
 
     def wait(self, seconds: float) -> None:
         """Return after this time, or as soon as too many asks failed. Raises the limit's exceptions."""
-        with self._life.closing(self._too_many.set):
-            self._too_many.wait(self._life.remaining(seconds))
+        with self._life.closing(self._enough.set):
+            self._enough.wait(self._life.remaining(seconds))
         self._life.check()
 
     def stop(self) -> Record:
@@ -115,6 +115,7 @@ class Asker:
             pass
         except Exception as error:  # noqa: BLE001 - raised again by `stop`, in the thread of the step
             self._bug = error
+            self._enough.set()
 
     def _once(self) -> Try:
         try:
@@ -137,7 +138,7 @@ class Asker:
         reason = tried.wrong[0].partition("\n")[0]
         self._reasons[reason] = self._reasons.get(reason, 0) + 1
         if self._failures > self._most:
-            self._too_many.set()
+            self._enough.set()
 
     def _note_gap(self, now: float) -> None:
         if now - self._good > self._gap:

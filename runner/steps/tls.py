@@ -73,14 +73,22 @@ class Security(msgspec.Struct, frozen=True):
             made.verify_mode = ssl.CERT_NONE
         if self.cert:
             try:
-                made.load_cert_chain(self.cert, self.key or None, _no_password)
+                made.load_cert_chain(self.cert, self.key or None, str)  # no password: never ask for one
             except OSError as error:
-                raise _unreadable(*self._culprit(error), error) from None
+                raise self._not_presentable(error) from None
         return made
 
-    def _culprit(self, error: OSError) -> tuple[str, str]:
-        missing_key = bool(self.key) and (not Path(self.key).is_file() or "KEY" in str(getattr(error, "reason", "")))
-        return ("key", self.key) if missing_key else ("cert", self.cert)
+    def _not_presentable(self, error: OSError) -> StepFailed:
+        """Why the client certificate cannot be used, and whether that is its own fault or the key's."""
+        key = ("key", self.key) if self.key else ("cert", self.cert)
+        try:
+            if "ENCRYPTED" in Path(key[1]).read_text(errors="replace"):
+                words = "it is protected by a password"
+                hint = "decrypt it in a `run` step before: openssl pkey -in key.pem -out plain.pem"
+                return StepFailed(f"`tls.{key[0]}`: {key[1]} cannot be used: {words}", hint=hint, reason="tls")
+        except OSError as missing:
+            return _unreadable(*key, missing)
+        return _unreadable("cert", self.cert, error)
 
     def name_for(self, host: str) -> str:
         return self.server_name or host
@@ -128,10 +136,6 @@ def _distrust(
     if code == _NOT_YET:
         return f"the certificate of {place} is not valid yet", "compare the clocks of the server and of this machine"
     return f"the certificate of {place} is not accepted: {error.verify_message}", ""
-
-
-def _no_password() -> str:
-    raise ssl.SSLError(0, "it is protected by a password")
 
 
 def _unreadable(key: str, file: str, error: OSError) -> StepFailed:

@@ -322,14 +322,13 @@ def _await(question: Question, args: Args, context: Context) -> tuple[Try, int]:
 
 def _check_again(question: Question, context: Context, tried: Try, failed: int, deadline: Deadline) -> None:
     """Raise `StepFailed` when there is no use in asking again, or it may not be."""
-    from runner.steps.asking import https_wanted
     from runner.steps.curl import IDEMPOTENT
 
+    if tried.mute and (refusal := question.refusal(deadline, context.forwarded)):
+        raise refusal
     if tried.sent and question.method not in IDEMPOTENT:
         why = f"it was not asked again, because a {question.method} may have had its effect"
         raise _failure(question, context, tried, hint=why)
-    if tried.mute and failed == 1 and question.speaks_tls(deadline, context.forwarded):
-        raise https_wanted(question)
     if failed == context.attempts:
         raise _failure(question, context, tried)
     context.waiting(f"{question}: {_first(tried)}")

@@ -5,120 +5,23 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
-from runner.cluster.kubectl import KubectlDialect
-from runner.cluster.protocol import Selection
-from runner.deadline import Deadline
 from runner.errors import Cancelled, StepFailed, TimedOut
-from runner.expressions import compile as compile_expression
 from runner.steps import verify
-from runner.steps.kind import Files, Forwarded, Scene
-
-
-class FakeContext:
-    """What `verify` needs of a step: a deadline, what forwards bound, expressions."""
-
-    def __init__(self, tmp_path: Any, seconds: float = 10, **bound: str) -> None:
-        self.deadline = Deadline(seconds)
-        self.waits: list[str] = []
-        self.scene = Scene(dialect=KubectlDialect(), namespace="", folder=tmp_path, timeout=seconds, patience=seconds)
-        self.workflow_folder = tmp_path
-        self.attempts = 0
-        self.that = ""
-        self.shown: list[str] = []
-        self.nested: Callable[[], None] = lambda: None
-        self._bound = bound
-
-    def observed(self, equivalent: str) -> None:
-        self.equivalent = equivalent
-
-    def waiting(self, what: str) -> None:
-        self.waits.append(what)
-
-    def forwarded(self, host: str, port: int) -> Forwarded | None:
-        bound = self._bound.get(host)
-        return Forwarded(bound, Selection("pod", ("web",)), "80") if bound else None
-
-    def show(self, text: str) -> None:
-        self.shown.append(text)
-
-    def run_steps(self, key: str) -> None:
-        assert key == "throughout"
-        self.nested()
-
-    def evaluate(self, key: str, **variables: Any) -> Any:
-        return compile_expression(self.that, {"response": "dyn"}).evaluate(variables)
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by a function of the test, and keeps what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self, answer: Callable[[Handler], None]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def handle_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append((self.command, self.path, dict(self.headers), body))
-        self.server.answer(self)
-
-    do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815 - http.server's names
-
-    def say(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[Server]:
-    with Server(answer) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+from runner.steps.kind import Files
+from tests.steps.servers import FakeContext, Handler, hello, serving
+from tests.steps.servers import verified as run
 
 
 @pytest.fixture
 def context(tmp_path: Any) -> FakeContext:
     return FakeContext(tmp_path)
-
-
-def run(context: FakeContext, **data: Any) -> dict[str, Any]:
-    context.that = data.get("that", "")
-    return verify.run(msgspec.convert(data, verify.Args), context)  # type: ignore[arg-type]
-
-
-def hello(handler: Handler) -> None:
-    handler.say(200, b'{"say": "Hello", "n": [1, 2]}', Content_Type="application/json")
 
 
 def test_answer_as_outputs(context: FakeContext) -> None:
@@ -167,14 +70,26 @@ def test_expectations_that_hold(context: FakeContext, expected: dict[str, Any]) 
     ],
 )
 def test_expectations_that_do_not_hold(tmp_path: Any, expected: dict[str, Any], difference: str) -> None:
-    """They are asked for until the deadline; then the message says what was expected and what came."""
-    with serving(hello) as server, pytest.raises(TimedOut) as caught:
-        run(FakeContext(tmp_path, 0.3), url=server.url, **expected)
+    """They are asked for again; then the message says what was expected and what came."""
+    context = FakeContext(tmp_path)
+    context.attempts = 2
+    with serving(hello) as server, pytest.raises(StepFailed) as caught:
+        run(context, url=server.url, **expected)
 
-    assert caught.value.message.startswith(f"GET {server.url}: asked ")
+    assert caught.value.message.startswith(f"GET {server.url}: ")
     assert difference in caught.value.message
     assert "the answer: 200 OK" in caught.value.details
-    assert len(server.asked) > 1
+    assert len(server.asked) == 2
+
+
+def test_asks_until_the_deadline(tmp_path: Path) -> None:
+    """The message says how often."""
+    with serving(hello) as server, pytest.raises(TimedOut) as caught:
+        run(FakeContext(tmp_path, 0.3), url=server.url, status=404)
+
+    assert caught.value.message.startswith(f"GET {server.url}: asked ")
+    assert caught.value.message.endswith(" in 0.3 s; the last time: expected status 404, got 200 OK")
+    assert caught.value.reason == "timeout"
 
 
 def test_asks_until_the_answer_is_right(context: FakeContext) -> None:
