@@ -120,7 +120,7 @@ def _namespace_of(record: Undo) -> str:
 class Remover:
     """Removes the objects of undo records, and writes down what is gone. It is the hand of the cluster meanwhile."""
 
-    def __init__(self, cluster: Cluster, journal: Journal, run_id: str, emit: Emit) -> None:
+    def __init__(self, cluster: Cluster, journal: Journal | None, run_id: str, emit: Emit) -> None:
         self.run_id = run_id
         self.deadline: Deadline
         self.hopeless: set[str] = set()
@@ -143,7 +143,8 @@ class Remover:
                     left[record.id] = leftover(record, gone.why)
                     self.hopeless |= {record.id} if gone.hopeless else set()
                     continue
-                self._journal.undone(record)
+                if self._journal:
+                    self._journal.undone(record)
                 if gone.found:
                     deleted += 1
                     self._emit("object deleted", object=address(record))

@@ -9,10 +9,10 @@ from runner import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-COMMANDS = ("run", "plan", "validate", "schema", "doctor")
+COMMANDS = ("run", "plan", "validate", "schema", "doctor", "runs", "show", "clean")
 
 DESCRIPTION = """\
 runner executes a workflow written in YAML against a Kubernetes cluster: build an image, apply manifests,
@@ -27,9 +27,40 @@ examples:
   runner validate workflows/                check all workflows of a folder
   runner doctor                             what this machine has, and what is missing
   runner run app.yaml --set tag=dev -n demo --keep-on-failure
+  runner runs                               the runs of this machine; runner show ID tells what happened in one
+  runner clean --all                        remove what killed runs left
 
 exit codes: 0 passed, 1 a step failed, 2 usage or invalid workflow, 3 cannot start, 4 deadline reached,
 5 passed but something could not be removed, 70 bug in runner, 128+N ended by signal N after cleanup
+"""
+
+
+RUNS_EXAMPLES = """\
+examples:
+  runner runs
+  runner runs -o json | jq '.runs[] | select(.status == "crashed")'
+
+status: passed, failed, cancelled, not started, running, cleaning (its watchdog removes what is left), crashed
+"""
+
+SHOW_EXAMPLES = """\
+examples:
+  runner show last
+  runner show 20261124-02 -v
+
+exit codes: 0 shown, 2 there is no such run
+"""
+
+CLEAN_EXAMPLES = """\
+examples:
+  runner clean                              list what can be removed
+  runner clean --run 20261124-021208-6c49   remove what this run left, and what it kept
+  runner clean --all                        remove what all dead runs of this machine left
+  runner clean --cluster --older-than 2h    also what runs of other machines left in the current context
+
+An object is removed only if it is the very one that the run made. What a run kept on purpose goes only with --run.
+
+exit codes: 0 nothing is left, 2 usage, 3 the cluster is refused or does not answer, 5 something could not be removed
 """
 
 
@@ -188,8 +219,15 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     group = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands: dict[str, ArgumentParser] = {}
 
-    def command(name: str, summary: str) -> ArgumentParser:
-        sub = commands[name] = group.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    def command(name: str, summary: str, examples: str = "") -> ArgumentParser:
+        sub = commands[name] = group.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(command=name)
         return sub
 
@@ -214,7 +252,40 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     doctor = command("doctor", "Say what this machine has, what a run would use, and what is missing.")
     _cluster(doctor)
     _output(doctor, "print findings as text, or as one JSON object")
+    _past(command)
     return parser, commands
+
+
+def _past(command: Callable[..., ArgumentParser]) -> None:
+    """The commands about runs that were."""
+    runs = command("runs", "List the runs that this machine remembers, crashed ones included.", RUNS_EXAMPLES)
+    _state(runs)
+    _output(runs, "print a table, or one JSON object")
+    show = command("show", "Tell what happened in a past run, also in one that was killed.", SHOW_EXAMPLES)
+    show.add_argument("run", metavar="ID", help="the run's id, the beginning of it, or `last`")
+    show.add_argument("-v", "--verbose", action="store_true", help="show commands and the output of children too")
+    _state(show)
+    _output(show, "print events as text, or the run as one JSON object")
+    clean = command("clean", "List what earlier runs left, and remove it. Never touches live runs.", CLEAN_EXAMPLES)
+    group = clean.add_argument_group("which runs (without any, they are listed only)")
+    group.add_argument(
+        "--run", action="append", default=[], metavar="ID", help="this one, kept objects included; repeatable"
+    )
+    group.add_argument("--older-than", default="", metavar="DURATION", help="those begun longer ago, as 2h")
+    group.add_argument("--all", action="store_true", help="all that are not alive")
+    group.add_argument("--dry-run", action="store_true", help="list only what would be removed")
+    group.add_argument(
+        "--cluster",
+        action="store_true",
+        help="also by label in the cluster, for runs of machines that are gone",
+    )
+    group = clean.add_argument_group("cluster")
+    group.add_argument(
+        "--context", default="", help="the kubeconfig context; naming one allows clusters that are not local"
+    )
+    group.add_argument("--kubeconfig", default="", metavar="FILE", help="instead of $KUBECONFIG or ~/.kube/config")
+    _state(clean)
+    _output(clean, "print text, or one JSON object")
 
 
 def _files(parser: ArgumentParser) -> None:

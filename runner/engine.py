@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 SIGNAL_BUDGET: Final = 7.0
 SIGNAL_FINALLY: Final = 2.5
 FINALLY_TIMEOUT: Final = 120.0
+# Longer than cleanup, the next workflows' and the watchdog's patience can take after a workflow's own time.
+AFTERMATH: Final = 1200.0
 
 
 @dataclass
@@ -471,6 +473,8 @@ class StepContext:
         self.deadline = deadline
         self.path = path
         self.run_id = run.id
+        kept = bool(step and step.keep) or execution.policy == "always"
+        self.lifetime = 0.0 if kept else (run.timeout or workflow.timeout) + AFTERMATH
         self._folder = run.folder / STEPS / f"{workflow.name}.{path}".replace("/", "_")
         self.workflow_folder = workflow.folder
         self.namespace = ""
@@ -573,7 +577,7 @@ class StepContext:
             name=ref.name,
             namespace=ref.namespace,
             scope=f"{execution.workflow.name}:{self.path}",
-            keep=bool(self._step and self._step.keep) or execution.policy == "always",
+            keep=not self.lifetime,
             spare=execution.policy == "on_failure",
         )
         execution.shared.journal.intend(record)

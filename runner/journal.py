@@ -34,8 +34,13 @@ from runner.errors import CannotStart, StepFailed
 NAME: Final = "journal.jsonl"
 KUBECONFIG: Final = "kubeconfig"
 """The pinned copy in the run folder; it lives as long as something may have to be undone with it."""
+WATCHDOG_LOG: Final = "watchdog.jsonl"
+EVENTS: Final = "events.jsonl"
 STEPS: Final = "steps"
 """Rendered files of the steps, in the run folder."""
+
+
+_TAIL: Final = 4096
 
 
 class Undo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,11 +105,12 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How it ended. `handover`: the watchdog goes on with what is left."""
+    """How it ended. `left`: how many objects it could not remove; `handover`: the watchdog goes on with these."""
 
     status: str
     code: int
     ended: str
+    left: int = 0
     handover: bool = False
     by: Literal["", "watchdog", "clean"] = ""
 
@@ -134,6 +140,13 @@ class Past:
     def finished(self) -> bool:
         """It said goodbye and left nothing to others."""
         return self.end is not None and not self.end.handover
+
+    @property
+    def status(self) -> str:
+        """`running`, `cleaning` (the watchdog is at it), `crashed`, or the word with which it ended."""
+        if is_alive(self.folder):
+            return "cleaning" if self.end or (self.folder / WATCHDOG_LOG).exists() else "running"
+        return self.end.status if self.end else "crashed"
 
     @property
     def doomed(self) -> tuple[Undo, ...]:
@@ -228,6 +241,28 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+def needs_a_look(folder: Path) -> bool:
+    """Whether a run may have left something; reads only the end of the journal."""
+    try:
+        with (folder / NAME).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            last = json.loads(file.read().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return True
+    end = last.get("end") or {"left": 1}
+    return bool(end.get("left") or end.get("handover"))
+
+
+def leftovers(runs: Path) -> Iterator[Past]:
+    """Runs that are dead and left something that nobody wanted to keep, oldest first."""
+    for folder in past_runs(runs):
+        if needs_a_look(folder) and not is_alive(folder):
+            with suppress(OSError):
+                past = replay(folder)
+                if past.doomed:
+                    yield past
 
 
 def unfinished(folder: Path) -> bool:
@@ -400,10 +435,18 @@ class Journal:
         path.mkdir(mode=0o700)
         return str(path)
 
-    def end(self, status: str, code: int, *, handover: bool = False, by: Literal["", "watchdog", "clean"] = "") -> None:
+    def end(
+        self,
+        status: str,
+        code: int,
+        *,
+        left: int = 0,
+        handover: bool = False,
+        by: Literal["", "watchdog", "clean"] = "",
+    ) -> None:
         """The goodbye, after which the watchdog has nothing to do unless it is a `handover`."""
         with self._lock:
-            self.goodbye = End(status=status, code=code, ended=now(), handover=handover, by=by)
+            self.goodbye = End(status=status, code=code, ended=now(), left=left, handover=handover, by=by)
             self._note({"end": msgspec.to_builtins(self.goodbye)})
 
     def close(self) -> None:

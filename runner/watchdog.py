@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 PATIENCE = 600.0
 _ROUND_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
-LOG = "watchdog.jsonl"
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP)
 _READY = 3
 _TAIL = 4096
@@ -103,6 +102,7 @@ def _sleep(folder: str) -> None:
     """The script: become nobody's child, wait for the end of the run, and undo it if need be."""
     if os.fork():
         os._exit(0)
+    os.setsid()  # again: whoever kills the group of the process that was just left must not find this one in it
     for number in _IGNORED:
         signal.signal(number, lambda *_: None)  # not SIG_IGN: the children of this process would inherit it
     os.umask(0o077)
@@ -135,12 +135,13 @@ def rescue(folder: Path, descriptor: int) -> None:
     from runner import orphans
     from runner.cleanup import address, tidy
     from runner.events import Events
-    from runner.journal import Journal, replay
+    from runner.journal import WATCHDOG_LOG, Journal, replay
     from runner.reports import lines
 
     journal = Journal.resume(folder, descriptor)
     assert journal is not None  # noqa: S101 - it is locked already
-    events = Events(folder.name, (lines.make(folder / LOG),))
+    log = lines.make(folder / WATCHDOG_LOG)
+    events = Events(folder.name, (log,))
     past = replay(folder)
     events.emit("watchdog started", pid=os.getpid(), objects=len(past.doomed), handover=past.end is not None)
     children = orphans.end(past.children.values())
@@ -158,7 +159,9 @@ def rescue(folder: Path, descriptor: int) -> None:
         kept = [address(record) for record in past.spared]
         events.emit("watchdog ended", left=len(left), kept=kept, children=children)
         end = past.end
-        journal.end(end.status if end else "crashed", end.code if end else 128 + signal.SIGKILL, by="watchdog")
+        status, code = (end.status, end.code) if end else ("crashed", 128 + signal.SIGKILL)
+        journal.end(status, code, left=len(left), by="watchdog")
+        log.close()
 
 
 def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:

@@ -30,6 +30,8 @@ class Choice:
     engine: str = "auto"
     kubeconfig: str = ""
     context: str = ""
+    named: bool = True
+    """A person named the context, which allows a cluster that is not local."""
 
 
 def engine_of(choice: Choice) -> tuple[str, Selected | None]:
@@ -107,7 +109,7 @@ def _connect(
         meanwhile()
         cluster.verdict = guard.judge(selected, lambda: _nodes(cluster, selected, deadline), _runner(deadline))
         if not cluster.verdict.local:
-            if not choice.context:
+            if not (choice.context and choice.named):
                 raise guard.refusal(cluster.verdict, selected)
             _ask(cluster, selected, deadline)
     except BaseException:

@@ -108,6 +108,13 @@ class Discovery:
                     return resource
         raise StepFailed(f"the cluster knows no kind {word!r}", hint=self._kind_hint(word), reason="NoKindMatch")
 
+    def listed(self, deadline: Deadline) -> tuple[Resource, ...]:
+        """All resources that are served, each in the version that the server prefers."""
+        served: dict[tuple[str, str], Resource] = {}
+        for item in next(self._asked(deadline)):
+            served.setdefault((item.group, item.plural), item)
+        return tuple(served.values())
+
     def forget(self) -> None:
         """Ask again next time: a CustomResourceDefinition was applied."""
         with self._lock:

@@ -8,6 +8,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from runner.deadline import FOREVER, Deadline
@@ -117,6 +119,22 @@ class Api:
 
     def get(self, path: str, deadline: Deadline, headers: Mapping[str, str] | None = None) -> Any:
         return self.request("GET", path, deadline, headers=headers)
+
+    def time(self, deadline: Deadline) -> datetime:
+        """The clock of the other side, to the second."""
+        connection = UnixConnection(self._socket_path(deadline), deadline.socket_timeout())
+        try:
+            connection.connect()
+            sock = connection.sock
+            with deadline.closing(lambda: _shut(sock)):
+                connection.request("GET", "/version", headers=_JSON)
+                stamp = connection.getresponse().getheader("Date") or ""
+                return parsedate_to_datetime(stamp)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            deadline.check()
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
 
     def stream(
         self,

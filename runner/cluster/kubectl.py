@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.cluster import deletion, diagnosis
+from runner.cluster import deletion, diagnosis, ownership
 from runner.cluster.discovery import Resource
 from runner.cluster.http import Api
 from runner.cluster.observer import Observer
@@ -215,7 +215,10 @@ class Kubectl(Observer):
             deletion.await_gone(self, resource, place, ref.name, exists["metadata"]["uid"], hand.deadline)
             exists = None
         if exists is None:
-            meta["labels"] = {**(meta.get("labels") or {}), RUN_LABEL: hand.run_id}
+            ownership.mark(meta, hand)
+        elif ownership.run_of(exists) not in ("", hand.run_id):
+            found = ownership.owner(exists, self._pinned.parent.parent, lambda: self.api.time(hand.deadline))
+            ownership.respect(ref, found, hand)
         return object_, ref, exists is not None
 
     def _record(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from runner import shell
-from runner.cluster import podman_diagnosis, podman_manifests
+from runner.cluster import ownership, podman_diagnosis, podman_manifests
 from runner.cluster.http import Api, ApiError, Unreachable
 from runner.cluster.podman_backend import PodmanBackend
 from runner.cluster.podman_dialect import POD_KINDS, VOLUME, PodmanDialect, kind_of, removal, remove_pods
@@ -57,7 +58,7 @@ def start(folder: Path, deadline: Deadline, sockets: Callable[[], str] = str) ->
     remote = sys.platform != "linux" or bool(os.environ.get("CONTAINER_HOST") or os.environ.get("CONTAINER_CONNECTION"))
     service = RemoteSocket(deadline) if remote else Service(sockets())
     try:
-        return Podman(service, deadline, remote=remote)
+        return Podman(service, deadline, folder.parent, remote=remote)
     except BaseException as error:
         service.close()
         if isinstance(error, (ApiError, Unreachable, OSError)):
@@ -72,8 +73,11 @@ class Podman(Observer):
     context = "podman"
     server = ""
 
-    def __init__(self, service: Service | RemoteSocket, deadline: Deadline, *, remote: bool = False) -> None:
+    def __init__(
+        self, service: Service | RemoteSocket, deadline: Deadline, runs: Path, *, remote: bool = False
+    ) -> None:
         super().__init__(Api(lambda _: service.path()))
+        self._runs = runs
         self.dialect = PodmanDialect()
         # Children of a run on podman see no cluster, which nobody proved to be local.
         self.environment: dict[str, str | None] = {"KUBECONFIG": os.devnull}
@@ -117,6 +121,9 @@ class Podman(Observer):
         if kind not in _PLAYED:
             return ref, None
         live = self.live(kind, name, hand.deadline)
+        if live and live.labels.get(RUN_LABEL, hand.run_id) != hand.run_id:
+            there = ownership.of_labels(live.labels, live.uid)
+            ownership.respect(ref, ownership.owner(there, self._runs, lambda: datetime.now(UTC)), hand)
         if live and (kind not in POD_KINDS or _is_made_from(object_, live)):
             return ref, None
         if live:

@@ -126,6 +126,9 @@ class RemovingHand(Protocol):
 class Hand(RemovingHand, Protocol):
     """What a cluster needs from the step on whose behalf it acts; `steps.kind.Context` is one."""
 
+    lifetime: float
+    """How many seconds from now on the run can be alive at most; 0 for what is to be kept."""
+
     @property
     def folder(self) -> Path:
         """A private folder of the step, for rendered files; it exists."""

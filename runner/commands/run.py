@@ -22,7 +22,7 @@ from runner.commands import files
 from runner.errors import Cancelled, RunnerError, UsageError
 from runner.events import Events
 from runner.expressions import EvaluationError
-from runner.journal import Journal, Place, new_run_id, runs_folder, unfinished
+from runner.journal import EVENTS, Journal, Place, leftovers, new_run_id, runs_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.kind import seconds
@@ -111,7 +111,7 @@ def _sinks(options: Namespace, folder: Path) -> list[tuple[Any, Any]]:
     """(sink, how to close it): the run folder, `--events`, and the terminal."""
     from runner.reports import lines, live, log
 
-    kept = lines.make(folder / "events.jsonl")
+    kept = lines.make(folder / EVENTS)
     sinks: list[tuple[Any, Any]] = [(kept, kept.close)]
     if options.events:
         asked = lines.make(Path(options.events))
@@ -175,7 +175,8 @@ def _run_all(
         handover=handover,
     )
     shared.events.emit("run ended", status=_status(result), code=result.exit_code, seconds=round(result.seconds, 3))
-    shared.journal.end(_status(result), result.exit_code, handover=handover)
+    left = sum(len(workflow.cleanup.left) for workflow in ended)
+    shared.journal.end(_status(result), result.exit_code, left=left, handover=handover)
     return result
 
 
@@ -200,6 +201,8 @@ def _start(
     finally:
         listen()
     cluster = shared.cluster
+    if words := _words_about_leftovers(shared.folder.parent):
+        shared.events.emit("note", message=words)
     shared.events.emit(
         "run started",
         version=__version__,
@@ -226,6 +229,17 @@ def _verified(ended: list[WorkflowResult], shared: engine.Run) -> list[WorkflowR
         return ended
     cleaned = replace(ended[-1].cleanup, left=ended[-1].cleanup.left + left)
     return [*ended[:-1], replace(ended[-1], cleanup=cleaned)]
+
+
+def _words_about_leftovers(runs: Path) -> str:
+    """What earlier runs left, in one line; empty for nothing."""
+    left = list(leftovers(runs))
+    if not left:
+        return ""
+    objects = sum(len(past.doomed) for past in left)
+    there = "1 object" if objects == 1 else f"{objects} objects"
+    whose = f"the run {left[0].id}" if len(left) == 1 else f"{len(left)} earlier runs"
+    return f"{whose} left {there}; see and remove: runner clean"
 
 
 def _place(cluster: Cluster, choice: Choice) -> Place:

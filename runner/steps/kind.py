@@ -147,6 +147,7 @@ class Context(Protocol):
     """What a running step is given. It is also the `Hand` that clusters take."""
 
     run_id: str
+    lifetime: float
     workflow_folder: Path
     namespace: str
 

@@ -1,0 +1,92 @@
+"""Whose an object is: what a run writes on what it makes, and what that tells another run.
+
+An object carries the id of its run as a label and, unless it is to be kept, how long after its creation the run can be
+alive at most. On the machine of that run the lock of its journal says whether it is alive; elsewhere that time does. It
+is compared with the clock of the API server alone, so that nobody's wrong clock makes a live run look dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from runner.cluster.protocol import RUN_LABEL
+from runner.errors import StepFailed
+from runner.journal import NAME, is_alive, replay
+
+if TYPE_CHECKING:
+    from runner.cluster.protocol import Hand, Object, Ref
+
+EXPIRY: Final = "runner/expires-after"
+"""The annotation: seconds after the object's creation at which nobody of its run can be alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The run that made an object: `state` is `alive`, `dead` (it left the object), or `kept` (on purpose)."""
+
+    run: str
+    state: str
+    why: str = ""
+
+
+def mark(meta: dict[str, Any], hand: Hand) -> None:
+    """Write the run on an object that it is about to make; never on the template of its Pods."""
+    meta["labels"] = {**(meta.get("labels") or {}), RUN_LABEL: hand.run_id}
+    if hand.lifetime:
+        meta["annotations"] = {**(meta.get("annotations") or {}), EXPIRY: f"{hand.lifetime:.0f}s"}
+
+
+def run_of(live: Object) -> str:
+    return str((live["metadata"].get("labels") or {}).get(RUN_LABEL) or "")
+
+
+def expires(live: Object) -> datetime | None:
+    """When nobody of its run can be alive any more, on the API server's clock; None for an object to keep."""
+    text = str((live["metadata"].get("annotations") or {}).get(EXPIRY) or "").removesuffix("s")
+    if not text.isdigit():
+        return None
+    return datetime.fromisoformat(live["metadata"]["creationTimestamp"]) + timedelta(seconds=int(text))
+
+
+def owner(live: Object, runs: Path, clock: Callable[[], datetime]) -> Owner:
+    """Whose it is, by the run folders of this machine, else by what stands on it and the `clock` of its cluster."""
+    run = run_of(live)
+    if (runs / run / NAME).exists():
+        return Owner(run, *_on_this_machine(runs / run, live["metadata"].get("uid", "")))
+    until = expires(live)
+    if until is None:
+        return Owner(run, "kept")
+    if clock() < until:
+        return Owner(run, "alive", f"on another machine, until {until.astimezone(UTC):%H:%M} UTC at the latest")
+    return Owner(run, "dead")
+
+
+def _on_this_machine(folder: Path, uid: str) -> tuple[str, str]:
+    past = replay(folder)
+    if is_alive(folder):
+        return "alive", f"process {past.started.pid}" if past.started else ""
+    return ("kept" if any(record.uid == uid for record in past.spared) else "dead"), ""
+
+
+def respect(ref: Ref, found: Owner, hand: Hand) -> None:
+    """Refuse to take over an object of a live run; say so when it is one that a dead run left."""
+    if found.state == "alive":
+        raise StepFailed(
+            f"{ref} belongs to the run {found.run}, which is still alive ({found.why})",
+            hint="wait for its end, or give each run a namespace of its own: `namespace: {generate: demo-}`",
+            reason="OtherRun",
+        )
+    if found.state == "dead":
+        hand.warn(
+            f"{ref} was left by the run {found.run}, which is dead: it is updated, but not deleted at the end",
+            hint=f"runner clean --run {found.run}",
+        )
+
+
+def of_labels(labels: Mapping[str, str], uid: str) -> Object:
+    """The part of an object that says whose it is, of something that podman made."""
+    return {"metadata": {"labels": dict(labels), "uid": uid}}

@@ -1,0 +1,250 @@
+"""The watchdog: small, hard to kill by accident, and it acts exactly when a run is gone without a goodbye."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import watchdog
+from runner.cluster.protocol import Gone
+from runner.errors import StepFailed
+from runner.journal import Journal, Place, Process, Undo, replay
+from runner.watchdog import Watchdog
+
+POD = Undo(id="run/1", engine="kubectl", api_version="v1", kind="Pod", name="a", namespace="demo", uid="u1")
+# A run that starts a child, waits for a line on its standard input, and says goodbye when it is told to.
+RUN = """
+import os, pathlib, sys, subprocess
+from runner import orphans, shell
+from runner.deadline import Deadline
+from runner.journal import Journal
+from runner.watchdog import Watchdog
+folder = pathlib.Path(sys.argv[1])
+guard = Watchdog(folder)
+journal = Journal(folder, guard)
+journal.start((), "test")
+shell.keep_ledger(orphans.Ledger(journal))
+child = shell.start(shell.Command(("sleep", "300")))
+print(child.pid, journal.make_temporary(), flush=True)
+guard(True)
+print("stands", flush=True)
+if sys.stdin.readline() == "goodbye\\n":
+    child.stop()
+    journal.end("success", 0)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], int, Path]]]:
+    """Start a run; answers it, its child's number and its temporary folder."""
+    runs: list[subprocess.Popen[str]] = []
+
+    def start() -> tuple[subprocess.Popen[str], int, Path]:
+        argv = [sys.executable, "-c", RUN, str(tmp_path / "run")]
+        env = {**os.environ, "TMPDIR": str(tmp_path), "MARK": str(tmp_path)}
+        run = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, process_group=0)
+        runs.append(run)
+        assert run.stdout
+        child, folder = run.stdout.readline().split()
+        assert run.stdout.readline() == "stands\n"
+        return run, int(child), Path(folder)
+
+    yield start
+    for run in runs:
+        run.kill()
+        run.communicate()
+
+
+def watchdogs(mark: Path) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = f"MARK={mark}".encode() in (path / "environ").read_bytes()
+            if mine and b"watchdog.py" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until_over(folder: Path) -> None:
+    """The lock is free: the run and its watchdog are gone."""
+    with (folder / "journal.jsonl").open("rb+") as file:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """No process, or one that nobody buried yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_killed_run_is_undone(start: Any, tmp_path: Path) -> None:
+    """Its group is killed; its child, which has a session of its own, and its temporary folder go, and it is told."""
+    run, child, folder = start()
+    (pid,) = watchdogs(tmp_path)
+    memory = Path(f"/proc/{pid}/status").read_text()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, number)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    while not (tmp_path / "run/watchdog.jsonl").exists():  # it waits for the same lock as we shall
+        time.sleep(0.02)
+    wait_until_over(tmp_path / "run")
+
+    assert int(memory.partition("VmRSS:")[2].split()[0]) < 20_000
+    assert os.getsid(0) != pid
+    assert gone(child)
+    assert not folder.exists()
+    past = replay(tmp_path / "run")
+    assert past.end
+    assert (past.end.status, past.end.code, past.end.by, past.children) == ("crashed", 137, "watchdog", {})
+    said = [json.loads(line) for line in (tmp_path / "run/watchdog.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in said] == ["watchdog started", "watchdog ended"]
+    assert said[-1]["children"] == ["sleep"]
+
+
+def test_goodbye_ends_the_watchdog(start: Any, tmp_path: Path) -> None:
+    """It writes nothing, and is nobody's child that would have to be buried."""
+    run, _, _ = start()
+    (pid,) = watchdogs(tmp_path)
+    run.communicate("goodbye\n", timeout=30)
+    wait_until_over(tmp_path / "run")
+    while not gone(pid):
+        time.sleep(0.02)
+
+    assert not (tmp_path / "run/watchdog.jsonl").exists()
+    assert replay(tmp_path / "run").finished
+
+
+def test_it_holds_nothing_that_the_run_inherited(tmp_path: Path) -> None:
+    """Neither a lock of whoever started the run nor its output: a CI step waits for the end of both."""
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    journal = Journal(tmp_path / "run")
+    guard = Watchdog(tmp_path / "run")
+    guard(True)
+    os.close(write)
+
+    assert os.read(read, 1) == b""  # nobody else has it open
+    os.close(read)
+    journal.end("success", 0)
+    journal.close()
+    guard.close()
+
+
+def test_without_a_watchdog_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that would make something fails, with the reason; one that ends at once counts as none."""
+    monkeypatch.setattr(watchdog, "__file__", str(tmp_path / "missing.py"))
+    journal = Journal(tmp_path / "run", Watchdog(tmp_path / "run"))
+
+    with pytest.raises(StepFailed, match="cannot be started: it ended at once; so nothing is made"):
+        journal.intend(POD)
+    assert journal.records == ()
+    journal.close()
+
+
+class Cluster:
+    """Answers each round of undoing from a script: a reason for what is left, or nothing."""
+
+    environment: dict[str, str | None] = {}
+
+    def __init__(self, *rounds: Gone | Exception) -> None:
+        self.rounds = list(rounds)
+
+    def undo(self, records: Sequence[Undo], hand: Any, *, hurry: bool) -> Iterator[Gone]:
+        assert hurry
+        answer = self.rounds.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def rescue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Undo a run that made a Pod on a cluster; answers what the watchdog wrote."""
+
+    def rescue(*rounds: Gone | Exception) -> list[dict[str, Any]]:
+        cluster = Cluster(*rounds)
+        monkeypatch.setattr("runner.cluster.choose.reopen", lambda *_: cluster)
+        monkeypatch.setattr(watchdog, "_FIRST_PAUSE", 0.001)
+        journal = Journal(tmp_path / "run")
+        journal.at(Place(engine="kubectl", context="kind-a"))
+        journal.intend(POD)
+        (tmp_path / "run/kubeconfig").write_text("{}")
+        watchdog.rescue(tmp_path / "run", os.dup(journal._file))
+        journal.close()
+        assert cluster.rounds == []
+        assert not (tmp_path / "run/kubeconfig").exists()
+        return [json.loads(line) for line in (tmp_path / "run/watchdog.jsonl").read_text().splitlines()]
+
+    return rescue
+
+
+def test_it_tries_again_while_the_cluster_is_away(rescue: Any, tmp_path: Path) -> None:
+    """Until the object is gone."""
+    said = rescue(StepFailed("refused"), Gone(POD, "connection refused"), Gone(POD))
+
+    assert [line["event"] for line in said] == ["watchdog started", "object deleted", "watchdog ended"]
+    assert replay(tmp_path / "run").records == {}
+
+
+def test_it_gives_up_what_is_forbidden(rescue: Any, tmp_path: Path) -> None:
+    """At once, and says what is left and why."""
+    said = rescue(Gone(POD, "pods is forbidden", hopeless=True))
+
+    left = next(line for line in said if line["event"] == "object left")
+    assert (left["object"], left["why"]) == ("pod/a (namespace demo)", "pods is forbidden")
+    past = replay(tmp_path / "run")
+    assert past.end
+    assert (past.end.left, [record.name for record in past.doomed]) == (1, ["a"])
+
+
+def test_a_child_of_another_process_is_never_ended(tmp_path: Path) -> None:
+    """A process number that was used again belongs to somebody else: its start is another."""
+    from runner import orphans
+
+    with subprocess.Popen(["sleep", "300"], start_new_session=True) as stranger:
+        try:
+            other = Process(mark="run/1", pid=stranger.pid, start="1", program="kubectl")
+            assert orphans.end([other]) == []
+            assert stranger.poll() is None
+            mine = Process(mark="run/1", pid=stranger.pid, start=orphans.start_of(stranger.pid), program="sleep")
+            assert orphans.end([mine]) == ["sleep"]
+            assert stranger.wait(30) == -signal.SIGTERM
+        finally:
+            stranger.kill()
+
+
+def test_a_child_without_a_number_is_known_by_its_mark() -> None:
+    """The run died between starting it and writing down its number."""
+    from runner import orphans
+
+    env = {**os.environ, orphans.MARK: "run/7"}
+    with subprocess.Popen(["sleep", "300"], env=env, start_new_session=True) as child:
+        try:
+            assert orphans.end([Process(mark="run/8", program="sleep")]) == []
+            assert orphans.end([Process(mark="run/7", program="sleep")]) == ["sleep"]
+            assert child.wait(30) == -signal.SIGTERM
+        finally:
+            child.kill()
