@@ -290,6 +290,9 @@ def _past(command: Callable[..., ArgumentParser]) -> None:
 
 def _files(parser: ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or folders with them")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="paths in a workflow may lead out of its repository"
+    )
 
 
 def _values(parser: ArgumentParser) -> None:

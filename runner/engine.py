@@ -524,6 +524,7 @@ class StepContext:
             timeout=self._step.timeout if self._step else 60.0,
             patience=self._step.patience if self._step else 60.0,
             builder=self._execution.shared.builder,
+            root=self._execution.workflow.root,
         )
 
     def execute(self, command: Command, *, check: bool = True) -> CommandResult:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -20,14 +22,17 @@ from runner import expressions, masking, schema
 from runner.document import Document, Position, load
 from runner.errors import InvalidWorkflow, Problem, StepFailed, UsageError
 from runner.expressions import Expression, InvalidExpression, Template
+from runner.steps.bounds import NAMESPACE
 from runner.steps.kind import Args, Cel, Duration, Fault, Files, Kind, Steps, nested_keys, seconds
 
 IDENTIFIER: Final = r"^[a-z_][a-z0-9_]*$"
-NAMESPACE: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 # A prefix for five more characters.
 _GENERATED: Final = r"^[a-z0-9][-a-z0-9]{0,57}$"
 SECTIONS: Final = ("steps", "on_failure", "finally")
 DEFAULT_TIMEOUT: Final = "15m"
+MOST_STEPS: Final = 1000
+MOST_EXPRESSIONS: Final = 5000
+MOST_PROBLEMS: Final = 1000
 RUN_FACTS: Final = ("id", "namespace", "engine", "context")
 
 Keep = Literal["never", "on_failure", "always"]
@@ -316,10 +321,13 @@ def read(path: Path, name: str, kinds: Mapping[str, Kind]) -> Workflow:
     return build(load(path, name), kinds)
 
 
-def build(document: Document, kinds: Mapping[str, Kind]) -> Workflow:
-    """The workflow of a document. Raises `InvalidWorkflow` with every problem that it has."""
+def build(document: Document, kinds: Mapping[str, Kind], *, outside: bool = False) -> Workflow:
+    """The workflow of a document; its paths may lead out of its repository if `outside`. Raises `InvalidWorkflow` with
+    every problem that it has.
+    """
     refuse_other_documents(document)
-    builder = _Builder(document, kinds)
+    refuse_excess(document, kinds)
+    builder = _Builder(document, kinds, outside=outside)
     builder.problems.extend(schema.check(document, schema.stored(), tuple(kinds)))
     named = {(problem.line, problem.column) for problem in builder.problems}
     builder.problems.extend(item for item in document.problems if (item.line, item.column) not in named)
@@ -344,6 +352,14 @@ def refuse_other_documents(document: Document) -> None:
         raise InvalidWorkflow((document.problem((), f"a workflow is a map, this file is {what}", hint=hint),))
 
 
+def refuse_excess(document: Document, kinds: Mapping[str, Kind]) -> None:
+    """Checking takes time for each step, and a file from a stranger may not take for ever."""
+    for number, (path, _) in enumerate(_each_step(document.data, kinds), 1):
+        if number > MOST_STEPS:
+            message = f"a workflow has at most {MOST_STEPS:,} steps"
+            raise InvalidWorkflow((document.problem(path, message, hint="make several workflows of it"),))
+
+
 def is_manifest(data: Any) -> bool:
     """Whether a document is a Kubernetes object: it has `apiVersion` and `kind`, and no `steps`."""
     return isinstance(data, Mapping) and "apiVersion" in data and "kind" in data and "steps" not in data
@@ -365,8 +381,11 @@ def repository_of(folder: Path) -> Path:
 class _Builder:
     """Builds a workflow step by step; every step sees the names of those before it."""
 
-    def __init__(self, document: Document, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, document: Document, kinds: Mapping[str, Kind], *, outside: bool = False) -> None:
         self.document = document
+        self.folder = document.path.parent
+        self.root = Path(self.folder.anchor) if outside else repository_of(self.folder)
+        self.expressions = 0
         self.kinds = kinds
         self.problems: list[Problem] = []
         self.variables = {"env": "environment", **{f"run.{name}": "string" for name in RUN_FACTS}}
@@ -386,13 +405,12 @@ class _Builder:
         self._check_ports((step for steps in sections.values() for step in steps), {})
         if any(problem.severity == "error" for problem in self.problems):
             return None
-        folder = self.document.path.parent
         return Workflow(
             name=data.get("name") or self.document.path.stem,
             description=data.get("description", ""),
             file=self.document.file,
-            folder=folder,
-            root=repository_of(folder),
+            folder=self.folder,
+            root=self.root,
             inputs=inputs,
             vars=vars_,
             namespace=namespace,
@@ -580,8 +598,7 @@ class _Builder:
         return data, template, compiled
 
     def _files(self) -> Files:
-        folder = self.document.path.parent
-        return Files(folder, repository_of(folder), frozenset(self.made))
+        return Files(self.folder, self.root, frozenset(self.made))
 
     def _fault(self, fault: Fault, path: tuple[str | int, ...], *, folded: bool) -> None:
         below = fault.path[1:] if folded else fault.path
@@ -591,13 +608,23 @@ class _Builder:
         """Whether the schema already complains about this place: a kind's own check may then rely on nothing. What is
         inside the items of the lists `aside` does not count: those are steps of their own.
         """
-        places = {
-            (position.line, position.column)
-            for positions in (self.document.positions, self.document.key_positions)
-            for place, position in positions.items()
+        if not self.problems:
+            return False
+        wrong = {(problem.line, problem.column) for problem in self.problems}
+        return any(
+            (position.line, position.column) in wrong
+            for place, position in self._places[path[:2]]
             if place[: len(path)] == path and not (len(place) > len(path) + 1 and place[len(path)] in aside)
-        }
-        return any((problem.line, problem.column) in places for problem in self.problems)
+        )
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Position]]]:
+        """The places of all nodes by the first two keys of their paths: those of one step together."""
+        places: dict[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Position]]] = defaultdict(list)
+        for positions in (self.document.positions, self.document.key_positions):
+            for path, position in positions.items():
+                places[path[:2]].append((path, position))
+        return places
 
     def _declare_outputs(self, data: Mapping[str, Any], kind: Kind | None) -> None:
         id_ = data.get("id")
@@ -713,6 +740,11 @@ class _Builder:
     ) -> Expression | None:
         """Compile, or add its flaws; `within` is the scalar's value, and the offset of the expression in it."""
         value, offset = within
+        self.expressions += 1
+        if self.expressions > MOST_EXPRESSIONS:
+            message = f"a workflow has at most {MOST_EXPRESSIONS:,} expressions"
+            self._add(path, message, "make several workflows of it")
+            raise InvalidWorkflow(tuple(self.problems))
         try:
             return expressions.compile(source, variables, wanted=wanted)
         except InvalidExpression as error:
@@ -746,12 +778,17 @@ class _Builder:
         at_key: bool = False,
         severity: str = "error",
     ) -> None:
-        self.problems.append(self.document.problem(path, message, hint=hint, at_key=at_key, severity=severity))
+        self._note(self.document.problem(path, message, hint=hint, at_key=at_key, severity=severity))
 
     def _add_at(self, place: Position, message: str, hint: str = "") -> None:
         lines = self.document.lines
         source = lines[place.line - 1] if place.line <= len(lines) else ""
-        self.problems.append(Problem(self.document.file, place.line, place.column, message, hint, source))
+        self._note(Problem(self.document.file, place.line, place.column, message, hint, source))
+
+    def _note(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise InvalidWorkflow(tuple(self.problems))
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

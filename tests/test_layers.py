@@ -124,7 +124,7 @@ def _may(module: str, imported: str) -> bool:
     if target in LEAVES or imported in ("", "__version__"):
         return source != "errors"
     if source in ONLY_CONTRACT and target == "steps":
-        return imported.startswith("steps.kind")
+        return imported.startswith(("steps.kind", "steps.bounds"))
     return target in ALLOWED[source]
 
 

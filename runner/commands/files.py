@@ -14,15 +14,18 @@ from runner.workflow import Workflow, build, input_values, is_manifest
 SUFFIXES = (".yaml", ".yml")
 
 
-def read(names: Sequence[str]) -> list[Workflow]:
-    """The workflows in these files and folders. Raises `InvalidWorkflow` or `UsageError`."""
+def read(names: Sequence[str], *, outside: bool = False) -> list[Workflow]:
+    """The workflows in these files and folders; their paths may leave their repositories if `outside`.
+
+    Raises `InvalidWorkflow` or `UsageError`.
+    """
     workflows: list[Workflow] = []
     problems: list[Problem] = []
     for path, name, in_folder in _unfold(names):
         try:
             loaded = document.load(path, name)
             if not (in_folder and _is_other(path, loaded.data)):
-                workflows.append(build(loaded, KINDS))
+                workflows.append(build(loaded, KINDS, outside=outside))
         except InvalidWorkflow as error:
             if not (in_folder and _is_manifests(path)):
                 problems += error.problems

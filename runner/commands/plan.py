@@ -27,7 +27,7 @@ from runner.workflow import Workflow
 
 def run(options: Namespace) -> int:
     """Print the plan; problems of the files are raised as in `run`."""
-    workflows = files.read(options.files)
+    workflows = files.read(options.files, outside=options.allow_outside)
     if options.format == "sh" and len(workflows) > 1:
         raise UsageError("a script is made from one workflow", hint="name one file")
     for workflow in workflows:

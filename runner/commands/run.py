@@ -25,9 +25,10 @@ from runner.expressions import EvaluationError
 from runner.journal import EVENTS, Journal, Place, leftovers, new_run_id, runs_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
+from runner.steps.bounds import NAMESPACE
 from runner.steps.kind import seconds
 from runner.watchdog import Watchdog
-from runner.workflow import NAMESPACE, Workflow, fill, scope_values
+from runner.workflow import Workflow, fill, scope_values
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
@@ -40,7 +41,7 @@ def run(options: Namespace) -> int:
     """The exit code of the run; raises what keeps it from starting."""
     timeout = _timeout(options.timeout)
     _check_namespace(options.namespace)
-    workflows = files.read(options.files)
+    workflows = files.read(options.files, outside=options.allow_outside)
     inputs = [files.values(workflow, options.set, options.values) for workflow in workflows]
     with ExitStack() as stack:
         shared = _prepare(options, timeout, workflows, stack)

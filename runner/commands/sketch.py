@@ -18,11 +18,12 @@ from runner.confidential import is_secret_name
 from runner.errors import StepFailed
 from runner.expressions import EvaluationError, Expression, Template, text
 from runner.shell import Command
+from runner.steps.bounds import UNKNOWN
 from runner.steps.kind import Scene
 from runner.workflow import Step, Workflow
 
 # A value that only a run knows stands between these, in texts and argv.
-OPEN: Final = "\ue000"
+OPEN: Final = UNKNOWN
 CLOSE: Final = "\ue001"
 SYMBOL: Final = re.compile(f"{OPEN}([^{CLOSE}]*){CLOSE}")
 
@@ -145,6 +146,7 @@ class _Planner:
             attempts=step.retry.attempts,
             secret=lambda value, what: value if OPEN in value else symbol(f"the {what} of {name}"),
             builder=self.builder,
+            root=self.workflow.root,
         )
         nested = tuple(self.step(inner) for steps in step.nested.values() for inner in steps)
         try:

@@ -12,7 +12,7 @@ from runner.reports.wording import harmless
 
 def run(options: Namespace) -> int:
     """Exit 0 when all files are valid; problems are raised as `InvalidWorkflow`."""
-    workflows = files.read(options.files)
+    workflows = files.read(options.files, outside=options.allow_outside)
     warnings = [problem for workflow in workflows for problem in workflow.warnings]
     if options.output == "json":
         from runner.reports import json_report

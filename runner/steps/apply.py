@@ -56,7 +56,7 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
 
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
-    names = manifests.paths(args.file, scene.folder)
+    names = manifests.inside(args.file, scene)
     return tuple(scene.dialect.apply(scene.show_path(name), scene.namespace) for name in names)
 
 
@@ -64,7 +64,7 @@ equivalent = kind.no_equivalent
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:
-    objects = manifests.read(manifests.paths(args.file, context.workflow_folder))
+    objects = manifests.read(manifests.inside(args.file, context.scene))
     applied = context.cluster.apply(objects, context.namespace, context)
     return {
         "objects": [

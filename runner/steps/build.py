@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from runner.steps import kind, manifests
+from runner.steps import bounds, kind
 from runner.steps.kind import Args as BaseArgs
 from runner.steps.kind import Context, Fault, Files, Output, Scene
 
@@ -64,12 +64,13 @@ lasts = kind.no_time
 
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    yield from kind.image_faults(data)
     context = data.get("context", ".")
     if "${{" in context:
         return
     folder = files.folder / context
-    if outside := manifests.leaves(folder, files.root):
-        yield Fault(("context",), outside, "move it into the repository")
+    if outside := bounds.leaves(folder, files.root):
+        yield Fault(("context",), outside, bounds.STAY_INSIDE)
     elif not folder.is_dir():
         if context not in files.made:
             yield Fault(("context",) if "context" in data else (), f"there is no folder {context}")
@@ -83,8 +84,8 @@ def _file_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         return
     if file:
         path = files.folder / file
-        if outside := manifests.leaves(path, files.root):
-            yield Fault(("file",), outside, "move it into the repository")
+        if outside := bounds.leaves(path, files.root):
+            yield Fault(("file",), outside, bounds.STAY_INSIDE)
         elif not path.is_file() and file not in files.made:
             yield Fault(("file",), f"there is no file {file}", "it is relative to the workflow file")
     elif not any((files.folder / context / name).is_file() for name in ("Dockerfile", "Containerfile")):
@@ -102,7 +103,7 @@ def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
     return (
         images.build_argv(
             scene.builder(args.builder),
-            args.image,
+            kind.image(args.image),
             scene.path(args.context),
             file,
             args.args,

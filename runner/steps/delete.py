@@ -71,7 +71,7 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
     if names := _files(args):
-        files = reversed(manifests.paths(names, scene.folder))
+        files = reversed(manifests.inside(names, scene))
         return tuple(
             scene.dialect.delete_file(
                 scene.show_path(file), scene.namespace, args.grace, ignore_not_found=args.ignore_not_found
@@ -105,7 +105,7 @@ def _files(args: Args) -> str | tuple[str, ...]:
 def _refs(args: Args, context: Context) -> list[Ref]:
     """What to delete, in the order of deletion: files last first."""
     if names := _files(args):
-        objects = manifests.read(manifests.paths(names, context.workflow_folder))
+        objects = manifests.read(manifests.inside(names, context.scene))
         return [_named(item, context.namespace) for item in reversed(objects)]
     return [
         ref

@@ -15,6 +15,15 @@ import msgspec
 from msgspec import Meta
 
 from runner.errors import StepFailed
+from runner.steps.bounds import (
+    STAY_INSIDE,
+    UNKNOWN,
+    leaves,
+    wrong_image,
+    wrong_kind,
+    wrong_name,
+    wrong_namespace,
+)
 
 if TYPE_CHECKING:
     from runner.cluster.images import Builder
@@ -96,8 +105,8 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """What a kind may ask about files at validation: `folder` is the workflow's, `root` its repository; `made` are the
-    paths that earlier `run` steps declare to make.
+    """What a kind may ask about files at validation: `folder` is the workflow's, `root` what its paths may not leave;
+    `made` are the paths that earlier `run` steps declare to make.
     """
 
     folder: Path
@@ -130,9 +139,18 @@ class Scene(msgspec.Struct, frozen=True):
     """What stands for a secret (its value, what it is) in a plan, which never shows one."""
     builder: Callable[[str], Builder] = _no_builder
     """The image builder of this machine, by preference; found once."""
+    root: Path = Path("/")
+    """What paths of the workflow may not leave: its repository, unless the user allows it."""
 
     def path(self, name: str) -> str:
-        return self.show_path(self.folder / name)
+        return self.show_path(self.inside(name))
+
+    def inside(self, name: str) -> Path:
+        """A path of the workflow; raises `StepFailed` when it leaves the repository, by a link or an expression too."""
+        path = self.folder / name
+        if UNKNOWN not in name and (outside := leaves(path, self.root)):
+            raise StepFailed(outside, hint=STAY_INSIDE, reason="outside")
+        return path
 
 
 class Forwarded(msgspec.Struct, frozen=True):
@@ -297,12 +315,27 @@ def _holds_steps(annotation: Any) -> bool:
     return annotation == Steps or any(map(_holds_steps, get_args(annotation)))
 
 
+def image_faults(data: Mapping[str, Any]) -> Iterable[Fault]:
+    """Faults of the key `image` as written."""
+    name = data.get("image")
+    if isinstance(name, str) and name and "${{" not in name and (wrong := wrong_image(name)):
+        yield Fault(("image",), wrong, "write it as in pythonapp, or registry.example/web:dev")
+
+
+def image(name: str) -> str:
+    """The same name; raises `StepFailed` when an expression made one that can be no image's."""
+    if wrong := wrong_image(name):
+        raise StepFailed(wrong, reason="expression")
+    return name
+
+
 def selections(target: Target, namespace: str) -> tuple[Selection, ...]:
-    """The selections that a target means; raises `StepFailed` for a reference without a slash."""
+    """The selections that a target means; raises `StepFailed` for what can be no reference."""
     from runner.cluster.protocol import Selection
 
     if isinstance(target, TargetMap):
         names = (target.name,) if target.name else ()
+        _refuse(wrong_kind(target.kind), wrong_namespace(target.namespace), *map(wrong_name, names))
         return (Selection(target.kind, names, target.selector, target.namespace or namespace),)
     references = (target,) if isinstance(target, str) else target
     by_kind: dict[str, list[str]] = {}
@@ -310,8 +343,14 @@ def selections(target: Target, namespace: str) -> tuple[Selection, ...]:
         kind, slash, name = reference.partition("/")
         if not (kind and slash and name):
             raise StepFailed(f"{reference!r} is not a reference", hint="write kind/name, as in pod/pythonapp")
+        _refuse(wrong_kind(kind), wrong_name(name))
         by_kind.setdefault(kind, []).append(name)
     return tuple(Selection(kind, tuple(names), "", namespace) for kind, names in by_kind.items())
+
+
+def _refuse(*sentences: str) -> None:
+    for sentence in filter(None, sentences):
+        raise StepFailed(sentence, hint="write kind/name, as in pod/pythonapp", reason="expression")
 
 
 def target_faults(value: Any, path: tuple[str | int, ...]) -> Iterable[Fault]:
@@ -319,11 +358,20 @@ def target_faults(value: Any, path: tuple[str | int, ...]) -> Iterable[Fault]:
     if isinstance(value, Mapping):
         if bool(value.get("name")) == bool(value.get("selector")):
             yield Fault(path, "a target needs a name or a selector, one of them")
+        for key, flaw in (("kind", wrong_kind), ("name", wrong_name), ("namespace", wrong_namespace)):
+            text = value.get(key)
+            if isinstance(text, str) and text and "${{" not in text and (wrong := flaw(text)):
+                yield Fault((*path, key), wrong)
         return
     for index, reference in enumerate(value) if isinstance(value, list) else [(-1, value)]:
-        if isinstance(reference, str) and "${{" not in reference and not re.fullmatch(r"[^/\s]+/[^/\s]+", reference):
-            place = path if index < 0 else (*path, index)
+        if not isinstance(reference, str) or "${{" in reference:
+            continue
+        place = path if index < 0 else (*path, index)
+        kind, _, name = reference.partition("/")
+        if not re.fullmatch(r"[^/\s]+/[^/\s]+", reference):
             yield Fault(place, f"{reference!r} is not a reference to an object", "write kind/name, as in pod/pythonapp")
+        elif wrong := wrong_kind(kind) or wrong_name(name):
+            yield Fault(place, wrong, "write kind/name, as in pod/pythonapp")
 
 
 def target_title(value: Any) -> str:

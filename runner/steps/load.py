@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from runner.steps import kind, manifests
+from runner.steps import bounds, kind
 from runner.steps.kind import Args as BaseArgs
 from runner.steps.kind import Context, Fault, Files, Output, Scene
 
@@ -46,13 +46,14 @@ lasts = kind.no_time
 
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    yield from kind.image_faults(data)
     image, archive = data.get("image"), data.get("archive")
     if bool(image) == bool(archive):
         yield Fault((), "`load` needs `image` or `archive`, one of them")
     if isinstance(archive, str) and "${{" not in archive and archive not in files.made:
         path = files.folder / archive
-        if outside := manifests.leaves(path, files.root):
-            yield Fault(("archive",), outside, "move it into the repository")
+        if outside := bounds.leaves(path, files.root):
+            yield Fault(("archive",), outside, bounds.STAY_INSIDE)
         elif not path.is_file():
             hint = f"a `run` step before that makes it says so with `generates: [{archive}]`"
             yield Fault(("archive",), f"there is no file {archive}", hint)
@@ -64,11 +65,11 @@ commands = kind.no_commands
 def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
     from runner.shell import quote
 
-    words = ("load_image", args.image) if args.image else ("load_archive", scene.path(args.archive))
+    words = ("load_image", kind.image(args.image)) if args.image else ("load_archive", scene.path(args.archive))
     return (quote(words),) if scene.dialect.engine == "kubectl" else ()
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:
-    archive = context.workflow_folder / args.archive if args.archive else None
-    context.note(context.cluster.load(args.image or args.archive, archive, context))
+    archive = context.scene.inside(args.archive) if args.archive else None
+    context.note(context.cluster.load(kind.image(args.image) if args.image else args.archive, archive, context))
     return {"image": args.image or args.archive}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,32 +11,53 @@ from runner import confidential, masking
 from runner.document import Document, read_objects
 from runner.errors import InvalidWorkflow, StepFailed
 from runner.expressions import has_expression
-from runner.steps.kind import Fault, Files
+from runner.steps.bounds import STAY_INSIDE, impossible, leaves, wrong_name, wrong_namespace
+from runner.steps.kind import Fault, Files, Scene
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Manifest
 
-_LONGEST_NAME = 255
-"""Bytes; of every usual file system."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def paths(names: str | Sequence[str], folder: Path) -> list[Path]:
     """The files that names mean: a file, a folder (its manifests, sorted), or a glob. Missing ones are kept."""
-    from glob import glob
-
     found: list[Path] = []
     for name in (names,) if isinstance(names, str) else names:
         path = folder / name
         if any(sign in name for sign in "*?["):
-            names_ = glob(name, root_dir=folder, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            matches = (folder / match for match in names_)
-            found += sorted(match for match in matches if match.suffix in SUFFIXES) or [path]
+            found += sorted(_matching(folder, name)) or [path]
         elif path.is_dir():
             found += sorted(match for match in path.iterdir() if match.suffix in SUFFIXES) or [path]
         else:
             found.append(path)
     return found
+
+
+def inside(names: str | Sequence[str], scene: Scene) -> list[Path]:
+    """`paths` for a step that is about to run; raises `StepFailed` when one of them leaves the repository."""
+    for name in (names,) if isinstance(names, str) else names:
+        scene.inside(_fixed_part(name))
+    found = paths(names, scene.folder)
+    for path in found:
+        scene.inside(str(path))
+    return found
+
+
+def _matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """The manifests that a glob finds. `**` follows no links: they may lead in circles."""
+    start = _fixed_part(pattern)
+    try:
+        matches = (folder / start).glob(Path(pattern).relative_to(start).as_posix())
+        yield from (match for match in matches if match.suffix in SUFFIXES)
+    except (OSError, ValueError, NotImplementedError):
+        return
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder from which a glob begins to search; of a plain path all of it."""
+    parts = Path(pattern).parts
+    return str(Path(*takewhile(lambda part: not any(sign in part for sign in "*?["), parts)))
 
 
 def faults(value: Any, files: Files, key: str) -> Iterator[Fault]:
@@ -52,35 +73,24 @@ def _file_faults(name: str, files: Files, place: tuple[str | int, ...]) -> Itera
     if name.startswith(("http://", "https://")):
         yield Fault(place, f"{name} is a URL; manifests are read from files", "download it into the repository")
         return
-    if impossible := _impossible(files.folder / name):
-        yield Fault(place, impossible)
+    if wrong := impossible(files.folder / name):
+        yield Fault(place, wrong)
+        return
+    if outside := leaves(files.folder / _fixed_part(name), files.root):
+        yield Fault(place, outside, STAY_INSIDE)
         return
     for path in paths(name, files.folder):
         if outside := leaves(path, files.root):
-            yield Fault(place, outside, "move it into the repository")
+            yield Fault(place, outside, STAY_INSIDE)
         elif not path.exists():
             hint = "a `run` step before that makes it says so with `generates: [" + name + "]`"
             yield Fault(place, f"there is no file {name}", _similar(path, name) or hint)
         elif path.is_dir():
             yield Fault(place, f"the folder {name} has no manifests (*.yaml, *.yml, *.json)")
+        elif not path.is_file():
+            yield Fault(place, f"{name} is not a file that can be read again and again", "write a regular file")
         else:
             yield from _content_faults(path, name, place)
-
-
-def leaves(path: Path, root: Path) -> str:
-    """A sentence when a path cannot exist or, its symlinks followed, leads out of the workflow's repository."""
-    if impossible := _impossible(path):
-        return impossible
-    if path.resolve().is_relative_to(root.resolve()):
-        return ""
-    return f"{path.name} is outside of the repository of the workflow"
-
-
-def _impossible(path: Path) -> str:
-    if "\0" in str(path):
-        return "a path cannot have a NUL character in it"
-    longest = max(path.parts, key=len, default="")
-    return f"the name {longest[:30]}… is too long" if len(os.fsencode(longest)) > _LONGEST_NAME else ""
 
 
 def _similar(path: Path, name: str) -> str:
@@ -127,7 +137,8 @@ def not_an_object(data: Any) -> str:
     meta = data.get("metadata")
     if not isinstance(meta, Mapping) or not (meta.get("name") or meta.get("generateName")):
         return f"this {data['kind']} has no metadata.name"
-    return ""
+    named = (wrong_name(str(meta[key])) for key in ("name", "generateName") if meta.get(key))
+    return next(filter(None, named), "") or wrong_namespace(str(meta.get("namespace") or ""))
 
 
 def read(files: Iterable[Path]) -> list[Manifest]:
@@ -137,6 +148,8 @@ def read(files: Iterable[Path]) -> list[Manifest]:
     manifests = []
     for path in files:
         try:
+            if path.exists() and not path.is_file():
+                raise StepFailed(f"{path} is not a file that can be read again and again", reason="manifest")
             documents = read_objects(path, str(path))
         except InvalidWorkflow as error:
             problem = error.problems[0]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from msgspec import Meta
 
 from runner.errors import StepFailed
-from runner.steps import kind, manifests, matching
+from runner.steps import bounds, kind, matching
 from runner.steps.kind import Args as BaseArgs
 from runner.steps.kind import Context, Fault, Files, Match, Output, Scene
 
@@ -100,8 +100,8 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     directory = data.get("dir")
     if isinstance(directory, str) and "${{" not in directory:
         path = files.folder / directory
-        if outside := manifests.leaves(path, files.root):
-            yield Fault(("dir",), outside, "use a folder of the repository")
+        if outside := bounds.leaves(path, files.root):
+            yield Fault(("dir",), outside, bounds.STAY_INSIDE)
         elif not path.is_dir() and directory not in files.made:
             yield Fault(("dir",), f"there is no folder {directory}")
     expect = data.get("expect")
@@ -114,7 +114,7 @@ def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
     from runner.shell import Command
 
     argv = ("bash", "-euo", "pipefail", "-c", args.command) if isinstance(args.command, str) else args.command
-    return (Command(argv, stdin=args.stdin, cwd=scene.folder / args.dir),)
+    return (Command(argv, stdin=args.stdin, cwd=scene.inside(args.dir)),)
 
 
 equivalent = kind.no_equivalent

@@ -12,6 +12,7 @@ from runner.cluster.kubectl import KubectlDialect
 from runner.cluster.protocol import Applied, Manifest
 from runner.errors import StepFailed
 from runner.steps import apply
+from runner.steps.bounds import STAY_INSIDE
 from runner.steps.kind import Fault, Files, Scene
 
 ADVICE = "a manifest has apiVersion, kind and metadata.name"
@@ -118,7 +119,7 @@ def test_nothing_is_wrong(file: Any, folder: Path) -> None:
         ),
         (
             "../a.yaml",
-            Fault(("file",), "a.yaml is outside of the repository of the workflow", "move it into the repository"),
+            Fault(("file",), "a.yaml is outside of the repository of the workflow", STAY_INSIDE),
         ),
     ],
 )
@@ -179,7 +180,7 @@ class Stage:
     """A step's context and its cluster in one."""
 
     def __init__(self, folder: Path) -> None:
-        self.workflow_folder = folder
+        self.scene = Scene(KubectlDialect(), "", folder)
         self.namespace = "demo"
         self.cluster = self
         self.applied: list[Manifest] = []

@@ -13,6 +13,7 @@ from runner.cluster.kubectl import KubectlDialect
 from runner.errors import CommandResult, StepFailed
 from runner.shell import Command
 from runner.steps import build
+from runner.steps.bounds import STAY_INSIDE
 from runner.steps.kind import Fault, Files, Scene
 
 FULL = {
@@ -142,11 +143,11 @@ def test_containerfile_is_found_too(folder: Path) -> None:
         ),
         (
             {"context": ".."},
-            Fault(("context",), ".. is outside of the repository of the workflow", "move it into the repository"),
+            Fault(("context",), ".. is outside of the repository of the workflow", STAY_INSIDE),
         ),
         (
             {"context": "app", "file": "../Dockerfile"},
-            Fault(("file",), "Dockerfile is outside of the repository of the workflow", "move it into the repository"),
+            Fault(("file",), "Dockerfile is outside of the repository of the workflow", STAY_INSIDE),
         ),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from runner.cluster.kubectl import KubectlDialect
 from runner.steps import load
+from runner.steps.bounds import STAY_INSIDE
 from runner.steps.kind import Fault, Files, Scene
 
 
@@ -46,14 +47,14 @@ def test_archives_that_are_not_there(tmp_path: Path) -> None:
     assert faults({"archive": "a.tar"}, tmp_path) == [Fault(("archive",), "there is no file a.tar", hint)]
     assert faults({"archive": "a.tar"}, tmp_path, "a.tar") == []
     assert faults({"archive": "../a.tar"}, tmp_path) == [
-        Fault(("archive",), "a.tar is outside of the repository of the workflow", "move it into the repository")
+        Fault(("archive",), "a.tar is outside of the repository of the workflow", STAY_INSIDE)
     ]
 
 
 def test_line_of_the_plan(tmp_path: Path) -> None:
     """A function of the planned script; podman needs none, since it shares its images."""
     dialect = KubectlDialect()
-    assert load.equivalent(args({"image": "a b"}), Scene(dialect, "", tmp_path)) == ("load_image 'a b'",)
+    assert load.equivalent(args({"image": "a:b"}), Scene(dialect, "", tmp_path)) == ("load_image a:b",)
     assert load.equivalent(args({"archive": "a.tar"}), Scene(dialect, "", tmp_path)) == (
         f"load_archive {tmp_path}/a.tar",
     )
@@ -72,7 +73,7 @@ class Stage:
     """A step's context and its cluster in one."""
 
     def __init__(self, folder: Path) -> None:
-        self.workflow_folder = folder
+        self.scene = Scene(KubectlDialect(), "", folder)
         self.cluster = self
         self.done: list[Any] = []
 

@@ -13,6 +13,7 @@ from runner.cluster.kubectl import KubectlDialect
 from runner.errors import CommandResult, StepFailed
 from runner.shell import Command
 from runner.steps import run
+from runner.steps.bounds import STAY_INSIDE
 from runner.steps.kind import Fault, Files, Scene
 
 
@@ -115,7 +116,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     assert faults({"command": "x", "dir": "none"}, tmp_path) == [Fault(("dir",), "there is no folder none")]
     assert faults({"command": "x", "dir": "file"}, tmp_path) == [Fault(("dir",), "there is no folder file")]
     assert faults({"command": "x", "dir": "../.."}, tmp_path) == [
-        Fault(("dir",), ".. is outside of the repository of the workflow", "use a folder of the repository")
+        Fault(("dir",), ".. is outside of the repository of the workflow", STAY_INSIDE)
     ]
 
 
