@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 COMMANDS = ("run", "plan", "validate", "schema", "doctor", "runs", "show", "clean")
 
+# What `validate` and `plan` may use: memory in bytes, seconds of a processor.
+MOST_MEMORY = 2 << 30
+MOST_SECONDS = 30
+
 DESCRIPTION = """\
 runner executes a workflow written in YAML against a Kubernetes cluster: build an image, apply manifests,
 wait until ready, forward a port, verify that it answers, delete. It leaves nothing behind.
@@ -93,6 +97,8 @@ def _main(argv: Sequence[str] | None) -> int:
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         arguments.insert(0, "run")
     parser, commands = _parsers()
+    if argv is None and arguments and arguments[0] in ("validate", "plan"):
+        _bound()
     if arguments and arguments[0] in commands:
         # Not by the main parser: only a parser of its own takes options between files.
         options = commands[arguments[0]].parse_intermixed_args(arguments[1:])
@@ -102,12 +108,29 @@ def _main(argv: Sequence[str] | None) -> int:
     return 2
 
 
+def _bound() -> None:
+    """Files of strangers are validated and planned: an expression may grow without end, and nothing else stops it."""
+    import resource
+    import signal
+
+    def out_of_time(*_: object) -> None:
+        raise TimeoutError
+
+    for limit, most in ((resource.RLIMIT_AS, MOST_MEMORY), (resource.RLIMIT_CPU, MOST_SECONDS)):
+        _, hard = resource.getrlimit(limit)
+        try:
+            resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        except (OSError, ValueError):  # macOS knows no limit of memory
+            continue
+    signal.signal(signal.SIGXCPU, out_of_time)
+
+
 def _guarded(options: Namespace) -> int:
     import errno
     import os
 
     from runner import confidential, masking
-    from runner.errors import CannotStart, ExitCode, InvalidWorkflow, RunnerError
+    from runner.errors import CannotStart, ExitCode, InvalidWorkflow, RunnerError, UsageError
 
     masking.hide(confidential.of_variables(os.environ))
     try:
@@ -126,6 +149,10 @@ def _guarded(options: Namespace) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return 1
+    except (MemoryError, TimeoutError) as error:
+        what = f"{MOST_MEMORY >> 30} GiB" if isinstance(error, MemoryError) else f"{MOST_SECONDS} s"
+        _report_error(UsageError(f"more than {what} would be needed for {' '.join(options.files)}"), options)
+        return ExitCode.USAGE
     except KeyboardInterrupt:
         return 130
     except OSError as error:

@@ -27,6 +27,7 @@ from runner.result import Failure, Status, StepResult, WorkflowResult
 from runner.scope import Scope
 from runner.shell import Command
 from runner.steps import manifests
+from runner.steps.bounds import wrong_namespace
 from runner.steps.kind import Scene
 from runner.workflow import Namespace, Step, Workflow, fill
 
@@ -185,7 +186,10 @@ class _Execution:
             return True
         wanted = self.workflow.namespace
         try:
-            name, prefix = (fill(value, self.values) for value in (wanted.name, wanted.generate))
+            name, prefix = (str(fill(value, self.values) or "") for value in (wanted.name, wanted.generate))
+            if wrong := wrong_namespace(name) or wrong_namespace(f"{prefix}x" if prefix else ""):
+                self._namespace_failed(StepFailed(wrong), 0.0)
+                return False
         except EvaluationError as error:
             self._namespace_failed(StepFailed(f"the namespace has no value: {error.message}"), 0.0)
             return False
@@ -496,6 +500,8 @@ class StepContext:
             raise StepFailed(
                 f"the expression {error.source} has no value: {error.message}", reason="expression"
             ) from None
+        if wrong := wrong_namespace(self.namespace):
+            raise StepFailed(wrong, reason="expression")
         if not self.namespace and self._execution.shared.cluster:
             self.namespace = self.cluster.namespace
 

@@ -169,7 +169,9 @@ def compile(source: str, variables: Mapping[str, str], *, wanted: str = "") -> E
     """
     if not source.strip():
         raise InvalidExpression((Flaw(1, 1, "the expression is empty", "write a value, as in ${{ inputs.name }}"),))
-    environment = _environment(tuple(sorted(variables.items())))
+    found = names(source, variables)
+    # Only what occurs in it: an environment with the outputs of a thousand steps takes megabytes.
+    environment = _environment(tuple(sorted((name, variables[name]) for name in found & variables.keys())))
     try:
         program = environment.compile(source)
     except RuntimeError as error:
@@ -177,7 +179,7 @@ def compile(source: str, variables: Mapping[str, str], *, wanted: str = "") -> E
     type_ = _type_name(program.return_type())
     if wanted and type_ not in {wanted, "dyn"}:
         raise InvalidExpression((Flaw(1, _indent(source), f"this is {_article(type_)}, where {wanted} is needed"),))
-    return Expression(source.strip(), type_, _names(source, variables), program)
+    return Expression(source.strip(), type_, found, program)
 
 
 def _indent(source: str) -> int:
@@ -212,7 +214,7 @@ def _type_name(type_: Any) -> str:
     return str(type_.name()).split("<", 1)[0].lower()
 
 
-def _names(source: str, variables: Mapping[str, str]) -> frozenset[str]:
+def names(source: str, variables: Mapping[str, str]) -> frozenset[str]:
     """The declared variables (and status functions) that occur in it; at most too many, never too few."""
     paths = {
         match.group(0) for match in re.finditer(r"[A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*", _without_strings(source))
@@ -221,6 +223,11 @@ def _names(source: str, variables: Mapping[str, str]) -> frozenset[str]:
     found = {name for name in variables if any(path == name or path.startswith(f"{name}.") for path in dotted)}
     calls = {f"{name}()" for name in STATUS_FUNCTIONS if re.search(rf"\b{name}\s*\(", _without_strings(source))}
     return frozenset(found | calls)
+
+
+def keys_of(name: str, source: str) -> list[str]:
+    """The keys of a map that an expression reads: `env.A` and `env["B"]`."""
+    return re.findall(rf"""\b{name}\s*(?:\.\s*|\[\s*r?["'])(\w+)""", source)
 
 
 def _without_strings(source: str) -> str:

@@ -291,7 +291,8 @@ class _Reporter:
             self.add(path, message, "write it as 500ms, 30s, 2m or 1h30m")
             return
         if "propertyNames" in error.absolute_schema_path:
-            hint = "use a-z, 0-9 and _, beginning with a letter"
+            letters = "letters" if "A-Z" in error.validator_value else "a-z"
+            hint = f"use {letters}, 0-9 and _, beginning with a letter"
             self.add((*path, error.instance), f"`{error.instance}` cannot be a name here", hint, at_key=True)
             return
         outer = error.parent.schema if error.parent else {}  # the description of a key stands outside of its `anyOf`

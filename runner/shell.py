@@ -72,8 +72,12 @@ def keep_ledger(ledger: Ledger | None) -> None:
 
 
 def find(program: str, env: Mapping[str, str] | None = None) -> str | None:
-    """The absolute path of a program on PATH, or None."""
-    found = shutil.which(program, path=(env or os.environ).get("PATH"))
+    """The absolute path of a program on PATH, or None.
+
+    Relative folders of PATH are passed over: they mean where a child is started, where the files of a stranger may lie.
+    """
+    listed = (env or os.environ).get("PATH", os.defpath).split(os.pathsep)
+    found = shutil.which(program, path=os.pathsep.join(folder for folder in listed if os.path.isabs(folder)))  # noqa: PTH117 - of text
     return str(Path(found).absolute()) if found else None
 
 
@@ -307,17 +311,14 @@ def _spawn(command: Command, streams: Mapping[str, _Stream], mark: Mapping[str, 
     """Fork and exec; the parent's copies of the write ends are closed, so that the end of a stream is seen."""
     import sh  # 60 ms: not for those who only validate
 
-    env = {**os.environ, **mark}
-    for name, value in command.env.items():
-        if value is None:
-            env.pop(name, None)
-        else:
-            env[name] = value
+    env = environment({**mark, **command.env})
     program = find(command.argv[0], env)
     writers = [streams[name].write_end for name in ("stdout", "stderr")]
     try:
         if program is None:
             raise _not_found(command.argv[0], command.cwd)
+        if any("\0" in text for text in (*command.argv, *env.values())):
+            raise CannotStart(f"an argument or variable of {command.argv[0]} has a NUL character in it")
         with _stdin(command.stdin) as stdin, _spawning, warnings.catch_warnings():
             # Python 3.12+ warns about fork with threads; between fork and exec sh only closes and duplicates files.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -339,6 +340,27 @@ def _spawn(command: Command, streams: Mapping[str, _Stream], mark: Mapping[str, 
     finally:
         for writer in writers:
             os.close(writer)
+
+
+def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment of a child: that of this process with changes laid over it (None removes).
+
+    Where a proxy is set, it is not for this machine: many programs would send it what is meant for a forwarded port.
+    """
+    env = {**os.environ}
+    for name, value in changes.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    if any(env.get(name) for name in _PROXIES):
+        direct = [host for name in ("NO_PROXY", "no_proxy") for host in env.get(name, "").split(",") if host]
+        env["NO_PROXY"] = env["no_proxy"] = ",".join(dict.fromkeys((*direct, *_THIS_MACHINE)))
+    return env
+
+
+_PROXIES = tuple(name for scheme in ("http", "https", "all") for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()))
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def _not_found(program: str, cwd: Path | None) -> CannotStart:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from runner import expressions, masking, schema
+from runner.confidential import is_secret_name
 from runner.document import Document, Position, load
 from runner.errors import InvalidWorkflow, Problem, StepFailed, UsageError
 from runner.expressions import Expression, InvalidExpression, Template
@@ -41,6 +42,9 @@ Keep = Literal["never", "on_failure", "always"]
 # The value is taken as written: no `${{ }}`.
 _STATIC: Final = {"x-static": True}
 
+# Where kubectl finds the cluster; only a `run` step may be sent to another one.
+PINNED: Final = frozenset({"KUBECONFIG", "KUBERC", "KUBECTL_KUBERC"})
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", extra_json_schema=_STATIC)]
 Identifier = Annotated[str, Meta(pattern=IDENTIFIER, extra_json_schema=_STATIC)]
 
 
@@ -62,7 +66,14 @@ class InputSpec(Args, frozen=True):
         ),
     ] = False
     description: Annotated[str, Meta(description="What it is for.")] = ""
-    env: Annotated[str, Meta(description="The environment variable that sets it.")] = ""
+    env: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+            description="The environment variable that sets it.",
+            extra_json_schema=_STATIC,
+        ),
+    ] = ""
 
 
 class NamespaceSpec(Args, frozen=True):
@@ -142,7 +153,8 @@ class StepKeys(Args, frozen=True, rename={"if_": "if"}):
     ] = ""
     namespace: Annotated[str, Meta(description="The namespace of this step.")] = ""
     env: Annotated[
-        dict[str, str | int | float | bool], Meta(description="Environment variables of the children of this step.")
+        dict[Variable, str | int | float | bool],
+        Meta(description="Environment variables of the children of this step."),
     ] = {}
     timeout: Annotated[Duration, Meta(description="The step's deadline, retries included.")] = ""
     retry: Annotated[
@@ -386,6 +398,7 @@ class _Builder:
         self.folder = document.path.parent
         self.root = Path(self.folder.anchor) if outside else repository_of(self.folder)
         self.expressions = 0
+        self.secrets: dict[str, str] = {}
         self.kinds = kinds
         self.problems: list[Problem] = []
         self.variables = {"env": "environment", **{f"run.{name}": "string" for name in RUN_FACTS}}
@@ -432,6 +445,8 @@ class _Builder:
             spec = value if isinstance(value, Mapping) else {"default": value}
             input_ = self._input(name, spec, shorthand=not isinstance(value, Mapping))
             inputs[name] = input_
+            if input_.secret:
+                self.secrets[f"inputs.{name}"] = input_.type
             self.variables[f"inputs.{name}"] = input_.type
         return inputs
 
@@ -463,6 +478,8 @@ class _Builder:
         for name, value in data.items() if isinstance(data, Mapping) else ():
             vars_[name] = self._template(value, ("vars", name))
             self.variables[f"vars.{name}"] = _template_type(vars_[name])
+            if self._secret_in(json.dumps(value, ensure_ascii=False, default=str)):
+                self.secrets[f"vars.{name}"] = "dyn"
         return vars_
 
     def _namespace(self, data: Any) -> Namespace:
@@ -530,6 +547,9 @@ class _Builder:
             self._declare_outputs(data, None)
             return None
         kind = self.kinds[named[0]]
+        for name in PINNED & env.keys() if kind.NAME != "run" else ():
+            hint = "choose it with `cluster: {context: …}` or --context"
+            self._add((*path, "env", name), f"{name} would send this step to another cluster", hint, at_key=True)
         arguments, template, compiled = self._arguments(kind, data[kind.NAME], (*path, kind.NAME))
         faulty = self._has_error_below((*path, kind.NAME), nested_keys(kind.Args))
         retry = self._retry(kind, data.get("retry"), (*path, "retry"))
@@ -598,7 +618,17 @@ class _Builder:
         return data, template, compiled
 
     def _files(self) -> Files:
-        return Files(self.folder, self.root, frozenset(self.made))
+        return Files(self.folder, self.root, frozenset(self.made), self._secret_in)
+
+    def _secret_in(self, text: str) -> str:
+        """The first secret that expressions in a text insert: an input, a var made of one, a variable by its name."""
+        for piece in expressions.split(text) if expressions.has_expression(text) else ():
+            if piece.is_expression:
+                found = sorted(expressions.names(piece.source, self.secrets) & self.secrets.keys())
+                found += [f"env.{name}" for name in expressions.keys_of("env", piece.source) if is_secret_name(name)]
+                if found:
+                    return found[0]
+        return ""
 
     def _fault(self, fault: Fault, path: tuple[str | int, ...], *, folded: bool) -> None:
         below = fault.path[1:] if folded else fault.path

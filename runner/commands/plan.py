@@ -21,6 +21,7 @@ from runner.errors import CannotStart, UsageError
 from runner.reports import terminal
 from runner.reports.wording import harmless
 from runner.shell import quote
+from runner.steps.bounds import wrong_namespace
 from runner.steps.kind import STEPS_HERE
 from runner.workflow import Workflow
 
@@ -71,7 +72,10 @@ def _namespace(options: Namespace, workflow: Workflow, values: Mapping[str, Any]
     if options.namespace:
         return str(options.namespace)
     wanted = workflow.namespace
-    return symbol("run.namespace") if wanted.generate else str(draw(wanted.name, values) or "")
+    name = str(draw(wanted.name, values) or "")
+    if wrong := wrong_namespace(name):
+        raise UsageError(f"{workflow.file}: {wrong}")
+    return symbol("run.namespace") if wanted.generate else name
 
 
 def _table(workflow: Workflow, planned: list[Planned], engine: str, namespace: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+import msgspec
 from msgspec import Meta
 
 from runner.steps import bounds, kind
@@ -65,6 +66,9 @@ lasts = kind.no_time
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     yield from kind.image_faults(data)
+    for name, value in (data.get("args") or {}).items():
+        for fault in kind.exposed(value, ("args", name), files):
+            yield msgspec.structs.replace(fault, hint="it would stay in the image too: give it when the app starts")
     context = data.get("context", ".")
     if "${{" in context:
         return

@@ -112,6 +112,8 @@ class Files(msgspec.Struct, frozen=True):
     folder: Path
     root: Path
     made: frozenset[str] = frozenset()
+    secret: Callable[[str], str] = lambda _: ""
+    """The secret that the expressions in a text insert (`inputs.password`), or an empty text."""
 
 
 def _no_builder(preferred: str) -> Builder:
@@ -313,6 +315,16 @@ def nested_keys(args: type[msgspec.Struct]) -> tuple[str, ...]:
 
 def _holds_steps(annotation: Any) -> bool:
     return annotation == Steps or any(map(_holds_steps, get_args(annotation)))
+
+
+def exposed(value: Any, path: tuple[str | int, ...], files: Files) -> Iterable[Fault]:
+    """Faults of a text that becomes an argument of a command, where `ps` shows it, and has a secret in it."""
+    if isinstance(value, str) and (name := files.secret(value)):
+        yield Fault(
+            path,
+            f"the secret {name} would stand in the command line, where every user of this machine sees it",
+            f'give it to the command in `env: {{{name.rpartition(".")[2].upper()}: "${{{{ {name} }}}}"}}`',
+        )
 
 
 def image_faults(data: Mapping[str, Any]) -> Iterable[Fault]:

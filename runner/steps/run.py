@@ -1,9 +1,10 @@
 """Run your own command: a script for bash, or a program with its arguments.
 
 A string is a script for `bash -euo pipefail`; a list is a program and its arguments, without a shell. Values travel in
-`env`, never inside a script. The children see the run's cluster and namespace as kubectl's own defaults. A run is
-connected to a cluster when a step needs one or names kubectl or helm, or when the file or the command line names a
-cluster or a namespace; otherwise, and on podman, its children see no kubeconfig.
+`env`, never inside a script, and secrets nowhere else: every user of a machine can see the arguments of its programs.
+The children see the run's cluster and namespace as kubectl's own defaults. A run is connected to a cluster when a step
+needs one or names kubectl or helm, or when the file or the command line names a cluster or a namespace; otherwise, and
+on podman, its children see no kubeconfig.
 
 ```yaml
 - run: kubectl get pod
@@ -97,6 +98,8 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
             "an expression in a script is not allowed: its value would become code",
             'put it in `env: {NAME: "${{ … }}"}` and write "$NAME" in the script',
         )
+    for index, word in enumerate(command) if isinstance(command, list) else ():
+        yield from kind.exposed(word, ("command", index), files)
     directory = data.get("dir")
     if isinstance(directory, str) and "${{" not in directory:
         path = files.folder / directory
