@@ -413,6 +413,7 @@ class _Execution:
                 message=failure.message,
                 hint=failure.hint,
                 details=failure.details,
+                objects=list(failure.objects),
                 place=failure.place,
                 tolerated=result.tolerated,
             )
@@ -652,6 +653,7 @@ class StepContext:
             output=_both(result) if result else "",
             place=f"{file}:{step.line}:{step.column}",
             source=step.source,
+            objects=tuple(getattr(error, "objects", ())),
         )
 
 

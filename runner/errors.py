@@ -6,8 +6,9 @@ that turns it into a message and an exit code. Anything else that reaches `cli.p
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -91,7 +92,10 @@ class CommandResult(msgspec.Struct, frozen=True):
 
 
 class StepFailed(RunnerError):
-    """A step did not reach its goal. `details` is what a reader needs to see in full: output, state, a difference."""
+    """A step did not reach its goal. `details` is what a reader needs to see in full: output, state, a difference.
+
+    `objects` is what the cluster said about the objects in question, as plain data (`cluster/diagnosis.py`).
+    """
 
     def __init__(
         self,
@@ -101,11 +105,13 @@ class StepFailed(RunnerError):
         reason: str = "",
         details: str = "",
         result: CommandResult | None = None,
+        objects: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
         self.details = details
         self.result = result
+        self.objects = objects
 
 
 class TimedOut(StepFailed):

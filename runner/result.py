@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -23,7 +24,8 @@ class Failure:
     """Why a step failed: a sentence, what to do, and everything that a reader needs to see in full.
 
     `reason` is a stable word for machines (`timeout`, `ErrImageNeverPull`, `exit_code`); `command`, `code` and `output`
-    are set when a child process failed; `place` is where the step stands in the file, `source` that line.
+    are set when a child process failed; `place` is where the step stands in the file, `source` that line. `objects` is
+    what the cluster said about the objects in question, in plain values; `details` has it as text.
     """
 
     message: str
@@ -35,6 +37,7 @@ class Failure:
     output: str = ""
     place: str = ""
     source: str = ""
+    objects: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

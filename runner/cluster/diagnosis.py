@@ -1,13 +1,20 @@
-"""What a person needs to see when an object is not as it should be: state, the events that matter, last log lines."""
+"""What a person needs to see when an object is not as it should be: state, the events that matter, last log lines.
+
+As data first (plain values, for the report in JSON): one map per object with `object`, `namespace`, `state`,
+`conditions`, `events`, `containers`; then as text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from runner.cluster.deletion import family
 from runner.cluster.http import ApiError, Unreachable
+from runner.cluster.pods import Container, condition, containers, event_order, times_words, troubles
+from runner.cluster.reasons import REASONS, name_of
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -17,89 +24,168 @@ if TYPE_CHECKING:
 OBJECTS: Final = 3
 LOG_LINES: Final = 20
 EVENTS: Final = 8
+# Conditions that only count what is said about each container; warnings about the machine, not about the object.
+_COUNTED: Final = frozenset({"ContainersNotReady", "ContainersNotInitialized", "MinimumReplicasUnavailable"})
+_NOISE: Final = frozenset({"MissingClusterDNS", "DNSConfigForming", "CheckLimitsForResolvConf"})
+
+# What kubelet answers instead of a log that it has removed.
+_NO_LOG: Final = ("failed to try resolving symlinks", "unable to retrieve container logs")
+
+Facts = dict[str, Any]
 
 
-def explain(cluster: Kubectl, objects: Sequence[Object], deadline: Deadline) -> str:
-    """A few blocks of text, one per object; a workload is explained by its Pods."""
-    blocks = []
-    for object_ in objects[:OBJECTS]:
-        pods = [object_] if object_["kind"] == "Pod" else _pods_of(cluster, object_, deadline)
-        blocks.append("\n".join(_object(cluster, object_, deadline)))
-        blocks += ["\n".join(_object(cluster, pod, deadline)) for pod in pods[:OBJECTS] if pod is not object_]
-    return "\n".join(block for block in blocks if block)
+def diagnose(
+    cluster: Kubectl, objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str] = ("", "")
+) -> Iterator[Facts]:
+    """Facts about each object; a workload is followed by those of its Pods. `blame` is the Pod (`pod/web`) and the
+    container that is at fault, when that is known: the first Pod then, and the only container whose log is read.
+    """
+    for item in objects[:OBJECTS]:
+        yield _facts(cluster, item, deadline, blame)
+        if item["kind"] != "Pod":
+            pods = sorted(_pods_of(cluster, item, deadline), key=lambda pod: (name_of(pod) != blame[0], _is_fine(pod)))
+            for pod in pods[:OBJECTS]:
+                yield _facts(cluster, pod, deadline, blame)
 
 
-def _pods_of(cluster: Kubectl, object_: Object, deadline: Deadline) -> list[Object]:
-    resource = cluster.discovery.of_manifest(object_["apiVersion"], object_["kind"], deadline)
-    members = family(cluster, resource, object_, deadline)
+def _pods_of(cluster: Kubectl, item: Object, deadline: Deadline) -> list[Object]:
+    resource = cluster.discovery.of_manifest(item["apiVersion"], item["kind"], deadline)
+    members = family(cluster, resource, item, deadline) if "uid" in item["metadata"] else ()
     found = [cluster.patiently("GET", member.path, deadline) for member in members if member.resource.kind == "Pod"]
     return [{"apiVersion": "v1", "kind": "Pod", **pod} for pod in found]
 
 
-def _object(cluster: Kubectl, object_: Object, deadline: Deadline) -> Iterator[str]:
-    meta = object_["metadata"]
-    yield f"{object_['kind'].lower()}/{meta['name']}{_place(meta)}"
-    status = object_.get("status") or {}
-    if object_["kind"] == "Pod":
-        yield f"  phase {status.get('phase', 'Pending')}"
-        for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-            yield f"  container {container['name']}: {_state(container)}, image {container.get('image')}"
-    for condition in status.get("conditions", ()):
-        if condition.get("status") != "True" and condition.get("message"):
-            yield f"  {condition['type']}: {condition['message']}"
-    yield from _events(cluster, meta, deadline)
-    if object_["kind"] == "Pod":
-        failed = [item for item in status.get("initContainerStatuses", ()) if not item.get("ready")]
-        for container in (*failed, *status.get("containerStatuses", ())):
-            yield from _log(cluster, meta, container, deadline)
+def _is_fine(pod: Object) -> bool:
+    return condition(pod, "Ready").get("status") == "True" and not any(troubles(pod))
 
 
-def _place(meta: dict[str, Any]) -> str:
-    return f" in namespace {meta['namespace']}" if meta.get("namespace") else ""
+def _facts(cluster: Kubectl, item: Object, deadline: Deadline, blame: tuple[str, str]) -> Facts:
+    status = item.get("status") or {}
+    is_pod = item["kind"] == "Pod"
+    return {
+        "object": name_of(item),
+        "namespace": item["metadata"].get("namespace") or "",
+        "state": str(status.get("phase") or ("Pending" if is_pod else "")),
+        "conditions": [
+            {key: str(each.get(key) or "") for key in ("type", "status", "reason", "message")}
+            for each in status.get("conditions") or ()
+            if each.get("message") and each.get("reason") not in _COUNTED
+            if each.get("status") != "True" or each.get("type") in ("Failed", "Stalled", "ReplicaFailure")
+        ],
+        "events": _events(cluster, item, deadline),
+        "containers": [
+            {**container_facts(each), **_log(cluster, item["metadata"], each, deadline, blame)}
+            for each in containers(item)
+        ]
+        if is_pod
+        else [],
+    }
 
 
-def _state(container: dict[str, Any]) -> str:
-    name, detail = next(iter((container.get("state") or {"waiting": {}}).items()))
-    words = str(name)
-    if detail.get("reason"):
-        words += f" ({detail['reason']})"
-    if "exitCode" in detail:
-        words += f", exit code {detail['exitCode']}"
-    if restarts := container.get("restartCount"):
-        before = (container.get("lastState") or {}).get("terminated") or {}
-        ended = f" (ended with exit code {before['exitCode']})" if "exitCode" in before else ""
-        words += f", restarted {'once' if restarts == 1 else f'{restarts} times'}{ended}"
-    return words + ("" if container.get("ready") else ", not ready")
+def container_facts(container: Container) -> Facts:
+    """The state of a container; `exit_code` is None when it has not ended."""
+    state, detail = next(iter((container.status.get("state") or {"waiting": {}}).items()))
+    ended = container.ended
+    return {
+        "name": container.name,
+        "init": container.init,
+        "image": str(container.status.get("image") or ""),
+        "state": str(state),
+        "reason": str(detail.get("reason") or ""),
+        "message": str(detail.get("message") or ""),
+        "ready": bool(container.status.get("ready")),
+        "restarts": container.restarts,
+        "exit_code": ended.get("exitCode"),
+        "exit_reason": str(ended.get("reason") or ""),
+        "log": [],
+        "log_of_previous": False,
+    }
 
 
-def _events(cluster: Kubectl, meta: dict[str, Any], deadline: Deadline) -> Iterator[str]:
-    """Its newest warnings, the same message once."""
-    query = {"fieldSelector": f"involvedObject.uid={meta['uid']}"}
+def _events(cluster: Kubectl, item: Object, deadline: Deadline) -> list[Facts]:
+    """Its warnings, the newest last; of the same message one, with how often it came."""
+    meta = item["metadata"]
+    query = {"fieldSelector": f"involvedObject.uid={meta.get('uid', '')}"}
     path = f"/api/v1/namespaces/{meta.get('namespace') or 'default'}/events"
     try:
         items = cluster.patiently("GET", f"{path}?{urlencode(query)}", deadline)["items"]
     except (ApiError, Unreachable):
-        return
-    seen: dict[str, int] = {}
-    for item in items:
-        if item.get("type") != "Normal":
-            line = f"{item.get('reason')}: {item.get('message')}"
-            seen[line] = seen.get(line, 0) + (item.get("count") or 1)
-    for line, count in list(seen.items())[-EVENTS:]:
-        yield f"  event {line}" + (f" (x{count})" if count > 1 else "")
+        return []
+    return events_that_matter(items)
 
 
-def _log(cluster: Kubectl, meta: dict[str, Any], container: dict[str, Any], deadline: Deadline) -> Iterator[str]:
-    """The last lines of a container; those of its previous life when it crashed."""
-    crashed = bool(container.get("restartCount")) and "running" not in (container.get("state") or {})
-    if not crashed and "waiting" in (container.get("state") or {"waiting": 1}):
-        return
-    query = {"container": container["name"], "tailLines": str(LOG_LINES), **({"previous": "true"} if crashed else {})}
-    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{quote(meta['name'])}/log?{urlencode(query)}"
-    try:
-        text = cluster.api.text(path, deadline)
-    except (ApiError, Unreachable):
-        return
-    if text.strip():
-        yield f"  last log lines of container {container['name']}{' before it crashed' if crashed else ''}:"
-        yield from (f"    {line}" for line in text.splitlines())
+def events_that_matter(items: Iterable[Object]) -> list[Facts]:
+    """Warnings without noise; those that differ only in a generated name are one."""
+    found: dict[tuple[str, str], Facts] = {}
+    for item in sorted(items, key=event_order):
+        reason, message = str(item.get("reason") or ""), " ".join((item.get("message") or "").split())
+        if item.get("type") == "Normal" or reason in _NOISE or message.removeprefix("Error: ") in REASONS:
+            continue
+        message = message.removeprefix("(combined from similar events): ")
+        key = reason, re.sub(r'pods "[^"]+"', "pods", message)
+        count = item.get("count") or (item.get("series") or {}).get("count") or 1
+        before = found.pop(key, {"count": 0})["count"]
+        last = event_order(item)[0]
+        found[key] = {"reason": reason, "message": message, "count": before + count, "last": f"{last}Z" if last else ""}
+    return list(found.values())[-EVENTS:]
+
+
+def _log(
+    cluster: Kubectl, meta: Mapping[str, Any], container: Container, deadline: Deadline, blame: tuple[str, str]
+) -> Facts:
+    """The last lines of a container that is at fault; those of its previous life when it crashed."""
+    at_fault = container.name == blame[1] if blame[1] else not container.status.get("ready")
+    crashed = bool(container.restarts) and container.state("running") is None
+    if not at_fault or (not crashed and container.state("running") is None and not container.ended):
+        return {}
+    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{quote(meta['name'])}/log"
+    query = {"container": container.name, "tailLines": str(LOG_LINES)}
+    # Of which life it is the API server's state and kubelet's may differ for a moment.
+    for previous in (crashed and container.state("terminated") is None, False):
+        try:
+            said = cluster.api.text(f"{path}?{urlencode(query | ({'previous': 'true'} if previous else {}))}", deadline)
+        except (ApiError, Unreachable):
+            continue
+        if not said.startswith(_NO_LOG):
+            return {"log": said.splitlines()[-LOG_LINES:], "log_of_previous": crashed}
+    return {}
+
+
+# --- as text
+
+
+def text(facts: Iterable[Facts]) -> str:
+    """A block of lines for each object."""
+    return "\n".join(line for each in facts for line in _lines(each))
+
+
+def _lines(facts: Facts) -> Iterator[str]:
+    yield facts["object"] + (f" in namespace {facts['namespace']}" if facts["namespace"] else "")
+    if facts["state"]:
+        yield f"  phase {facts['state']}"
+    for container in facts["containers"]:
+        init = "init container" if container["init"] else "container"
+        image = f", image {container['image']}" if container["image"] else ""
+        yield f"  {init} {container['name']}: {_state(container)}{image}"
+    for each in facts["conditions"]:
+        yield f"  {each['type']}: {each['message']}"
+    for event in facts["events"]:
+        yield f"  event {event['reason']}: {event['message']}" + (f" (x{event['count']})" if event["count"] > 1 else "")
+    for container in facts["containers"]:
+        if container["log"]:
+            crashed = " before it crashed" if container["log_of_previous"] else ""
+            yield f"  last log lines of container {container['name']}{crashed}:"
+            yield from (f"    {line}" for line in container["log"])
+
+
+def _state(container: Facts) -> str:
+    words = str(container["state"])
+    if container["reason"]:
+        words += f" ({container['reason']})"
+    ended = "" if container["exit_code"] is None else f"exit code {container['exit_code']}"
+    if ended and container["state"] == "terminated":
+        words += f", {ended}"
+    if container["restarts"]:
+        before = f" (ended with {ended})" if ended and container["state"] != "terminated" else ""
+        words += f", restarted {times_words(container['restarts'])}{before}"
+    return words + ("" if container["ready"] else ", not ready")

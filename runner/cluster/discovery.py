@@ -31,6 +31,8 @@ class Resource:
     plural: str
     namespaced: bool
     short: tuple[str, ...] = ()
+    status: bool = False
+    """Whether it has the subresource `status`; known of resources that were asked for."""
 
     @property
     def group(self) -> str:
@@ -150,10 +152,16 @@ class Discovery:
                 found = self._fetch(f"{root}/{version}", deadline, None)
             except ApiError:
                 continue  # an APIService whose backend is away must not hide all others
+            names = {item["name"] for item in found.get("resources", ())}
             for item in found.get("resources", ()):
                 if "/" not in item["name"]:
                     yield Resource(
-                        version, item["kind"], item["name"], item["namespaced"], tuple(item.get("shortNames", ()))
+                        version,
+                        item["kind"],
+                        item["name"],
+                        item["namespaced"],
+                        tuple(item.get("shortNames", ())),
+                        f"{item['name']}/status" in names,
                     )
 
     def _kind_hint(self, word: str) -> str:
@@ -186,4 +194,5 @@ def _aggregated(answer: Any) -> Iterable[Resource]:
                     item["resource"],
                     item["scope"] == "Namespaced",
                     tuple(item.get("shortNames", ())),
+                    any(each.get("subresource") == "status" for each in item.get("subresources", ())),
                 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.cluster import deletion, diagnosis, ownership
 from runner.cluster.discovery import Resource
@@ -289,14 +290,17 @@ class Kubectl(Observer):
 
     # -- more ---------------------------------------------------------------------------------------------------
 
+    def diagnose(
+        self, objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str] = ("", "")
+    ) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        if not deadline.cancelled:
+            with Deadline(3) as short, suppress(RunnerError):  # the step's own may be over
+                found.extend(diagnosis.diagnose(self, objects, short, blame))
+        return found
+
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
-        if deadline.cancelled:
-            return ""
-        with Deadline(3) as short:  # the step's own may be over
-            try:
-                return diagnosis.explain(self, objects, short)
-            except RunnerError as error:
-                return f"(no diagnostics: {error})"
+        return diagnosis.text(self.diagnose(objects, deadline))
 
     def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
         from runner.cluster.portforward import KubectlBackend

@@ -117,6 +117,16 @@ class Observer:
         for objects in self.observe(resource, namespace, query, deadline):
             yield [item for item in objects if not wanted or item["metadata"]["name"] in wanted]
 
+    def events(self, namespace: str, name: str, deadline: Deadline) -> Iterator[list[Object]]:
+        query = {"fieldSelector": f"involvedObject.name={name}"} if name else {}
+        return self.observe(self.discovery.of_word("event", deadline), namespace, query, deadline)
+
+    def promises_status(self, object_: Object, deadline: Deadline) -> bool:
+        group = object_["apiVersion"].rpartition("/")[0]
+        if "." not in group or group.endswith(".k8s.io"):
+            return False
+        return self.discovery.of_manifest(object_["apiVersion"], object_["kind"], deadline).status
+
     def observe(
         self, resource: Resource, namespace: str, query: Mapping[str, str], deadline: Deadline
     ) -> Iterator[list[Object]]:

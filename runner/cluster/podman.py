@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runner import shell
-from runner.cluster import ownership, podman_diagnosis, podman_manifests
+from runner.cluster import diagnosis, ownership, podman_diagnosis, podman_manifests
 from runner.cluster.http import Api, ApiError, Unreachable
 from runner.cluster.podman_backend import PodmanBackend
 from runner.cluster.podman_dialect import POD_KINDS, VOLUME, PodmanDialect, kind_of, removal, remove_pods
@@ -288,8 +288,20 @@ class Podman(Observer):
         """Only for what is shown: podman has none."""
         self.namespace = name
 
+    def events(self, namespace: str, name: str, deadline: Deadline) -> Iterator[list[Object]]:
+        """Podman's own are of another kind; what they say is in the objects."""
+        return iter(())
+
+    def promises_status(self, object_: Object, deadline: Deadline) -> bool:
+        return False
+
+    def diagnose(
+        self, objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str] = ("", "")
+    ) -> list[dict[str, Any]]:
+        return podman_diagnosis.diagnose(objects, deadline, blame)
+
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
-        return podman_diagnosis.explain(objects, deadline)
+        return diagnosis.text(self.diagnose(objects, deadline))
 
     def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
         return PodmanBackend(self, target, port, deadline, direct=self.direct)

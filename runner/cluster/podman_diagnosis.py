@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from runner import shell
+from runner.cluster.diagnosis import LOG_LINES, Facts, container_facts
+from runner.cluster.pods import Container, containers
 from runner.cluster.protocol import Object
+from runner.cluster.reasons import name_of
 from runner.deadline import Deadline
 from runner.errors import RunnerError, StepFailed
 from runner.shell import Command
-
-LOG_LINES: Final = 20
 
 # A part of what podman says, what it means in the words of Kubernetes, and what to do.
 _KNOWN_FAILURES: Final = (
@@ -45,38 +47,35 @@ def explained(error: StepFailed) -> StepFailed:
     return error
 
 
-def explain(objects: Sequence[Object], deadline: Deadline) -> str:
-    """The state of objects and the last lines of their containers. Never raises."""
-    if deadline.cancelled:
-        return ""
-    with Deadline(3) as short:  # the step's own may be over
-        try:
-            return "\n".join(line for item in objects for line in _lines(item, short))
-        except RunnerError as error:
-            return f"(no diagnostics: {error})"
+def diagnose(objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str]) -> list[Facts]:
+    """The state of objects, and the last lines of their containers (of the one to blame, when it is known)."""
+    found: list[Facts] = []
+    if not deadline.cancelled:
+        with Deadline(3) as short, suppress(RunnerError):  # the step's own may be over
+            found.extend(_facts(item, short, blame[1]) for item in objects)
+    return found
 
 
-def _lines(item: Object, deadline: Deadline) -> Iterator[str]:
-    status = item.get("status") or {}
-    name = item["metadata"]["name"]
-    yield f"{item['kind'].lower()}/{name}: {status.get('phase', '')}".rstrip(": ")
-    for container in status.get("containerStatuses") or ():
-        yield f"  container {container['name']}: {_state(container)}"
-        pod = (item["metadata"].get("annotations") or {}).get("runner/pod", name)
-        command = Command(("podman", "logs", f"--tail={LOG_LINES}", f"{pod}-{container['name']}"))
-        answer = shell.run(command, deadline)
-        yield from (f"    {line}" for line in (answer.stdout + answer.stderr).splitlines()[-LOG_LINES:])
+def _facts(item: Object, deadline: Deadline, container: str) -> Facts:
+    meta, status = item["metadata"], item.get("status") or {}
+    pod = (meta.get("annotations") or {}).get("runner/pod", meta["name"])
+    return {
+        "object": name_of(item),
+        "namespace": "",
+        "state": str(status.get("phase") or ""),
+        "conditions": [],
+        "events": [],
+        "containers": [
+            {
+                **container_facts(each),
+                **(_log(each, f"{pod}-{each.name}", deadline) if container in ("", each.name) else {}),
+            }
+            for each in containers(item)
+        ],
+    }
 
 
-def _state(status: Object) -> str:
-    """A container's state in words."""
-    state, words = next(iter(status["state"].items()))
-    ended = words if state == "terminated" else status["lastState"].get("terminated") or {}
-    parts = [words.get("reason") or state]
-    if ended:
-        parts.append(f"exit code {ended['exitCode']}")
-    if words.get("message"):
-        parts.append(words["message"])
-    if status["restartCount"] and state != "waiting":
-        parts.append(f"started again {status['restartCount']} times")
-    return ", ".join(parts)
+def _log(container: Container, name: str, deadline: Deadline) -> Facts:
+    answer = shell.run(Command(("podman", "logs", f"--tail={LOG_LINES}", name)), deadline)
+    lines = (answer.stdout + answer.stderr).splitlines()[-LOG_LINES:]
+    return {"log": lines, "log_of_previous": bool(container.ended)}

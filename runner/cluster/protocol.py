@@ -247,8 +247,23 @@ class Cluster(Protocol):
     def trouble(self) -> StepFailed | None:
         """After a timeout: whether the engine itself does not answer now, with the sentence and the hint; in 2 s."""
 
+    def events(self, namespace: str, name: str, deadline: Deadline) -> Iterator[list[Object]]:
+        """As `watch`, the events of a namespace, or of all objects with this name in it. Ends at once where the engine
+        keeps none.
+        """
+
+    def promises_status(self, object_: Object, deadline: Deadline) -> bool:
+        """Whether objects of this kind are custom resources into which a controller writes a status."""
+
+    def diagnose(
+        self, objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str] = ("", "")
+    ) -> list[dict[str, Any]]:
+        """Diagnostics of these objects as plain data: state, the events that matter, containers with their last log
+        lines. `blame` is the Pod (`pod/web`) and the container at fault, when they are known. Never raises.
+        """
+
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
-        """Diagnostics of these objects for a person: state, the events that matter, last log lines. Never raises."""
+        """The same as text for a person. Never raises."""
 
     def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
         """The far end of a forward to `port` (a number or a name) of the target's Pod."""

@@ -1,14 +1,23 @@
-"""When an object is ready, complete, or can no longer become so.
+"""When an object is ready, complete, or in trouble. Pure: an object, and what stands around it, give a verdict.
 
-The rules follow kstatus (sigs.k8s.io/cli-utils, pkg/kstatus): first that the controller has seen the newest
-generation, then the kind's own status, then the conditions Ready, Available and Established.
+The rules are those of kstatus (sigs.k8s.io/cli-utils, pkg/kstatus, described in its README and in
+https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md): first that nobody deletes the object
+and that its controller has seen the newest generation, then the conditions `Reconciling` and `Stalled`, then the
+kind's own status, then the usual conditions. They differ where waiting must mean more than "nothing is going on": a
+Pod must be Ready, not only over; a Job complete, not only started; a Service have an endpoint; an Ingress an address; a
+custom resource must have a status when its definition promises one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from runner.cluster import pods
+from runner.cluster.pods import condition
+from runner.cluster.reasons import REASONS, Trouble, name_of
+from runner.cluster.workloads import newest
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Object
@@ -16,252 +25,444 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an object's state means for a wait: done, still possible, or hopeless, and one sentence on why."""
+    """What an object's state means for a wait: done or not yet, and one sentence on why not yet.
 
-    state: Literal["done", "pending", "failed"]
+    `troubles` are what stands in its way; whether one is hopeless depends on how long it lasts. `again` is after how
+    many seconds the same state must be judged anew, because only time is missing.
+    """
+
+    state: Literal["done", "pending"]
     sentence: str = ""
-    reason: str = ""
-    hint: str = ""
+    troubles: tuple[Trouble, ...] = ()
+    again: float | None = None
+
+    @property
+    def hopeless(self) -> Trouble | None:
+        """The trouble that is tolerated for no time at all, if there is one."""
+        active = (trouble for trouble in self.troubles if not trouble.resting)
+        return next((trouble for trouble in active if not trouble.tolerated({})), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the cluster has around an object: the Pods that it selects, the EndpointSlices of a Service, the events of
+    all of them. None for what is not known (or may not be looked at): then the object alone decides.
+
+    `complete` is False while the answers are still awaited. `status` says that a controller promises to write one.
+    """
+
+    pods: Sequence[Object] | None = None
+    slices: Sequence[Object] | None = None
+    events: Sequence[Object] = ()
+    complete: bool = True
+    status: bool = False
 
 
 DONE: Final = Verdict("done")
+_NOTHING: Final = Around()
+# Who waits for one of these waits for a failure: what looks like trouble then leads there.
+_BAD: Final = frozenset({"failed", "failuretarget", "stalled", "replicafailure", "disruptiontarget", "degraded"})
+# A Job counts the failures of its Pods itself, and decides (`backoffLimit`).
+_COUNTED_BY_JOBS: Final = frozenset({"CrashLoopBackOff", "OOMKilled", "ContainerFailed", "RunContainerError"})
 
-# Reasons for which a container waits that do not heal by themselves: (what it means, what to do).
-HOPELESS: Final[Mapping[str, tuple[str, str]]] = {
-    "ErrImageNeverPull": (
-        "the image is not on the node, and imagePullPolicy is Never",
-        "build it in a step before (`build: {image: …}`), which also loads it into the cluster",
-    ),
-    "InvalidImageName": ("the image's name is not valid", "correct `image` in the manifest"),
-    "ImagePullBackOff": ("the image cannot be pulled", "check the image's name, the registry and its credentials"),
-    "CreateContainerConfigError": (
-        "the container's configuration is not complete",
-        "check the ConfigMaps and Secrets that it refers to",
-    ),
-    "CreateContainerError": ("the container cannot be created", "see the events below"),
-    "RunContainerError": ("the container cannot be started", "check its command"),
-    "CrashLoopBackOff": ("the container starts and ends, again and again", "read its last log lines below"),
-}
+Rule = Callable[["Object", Around], Verdict]
 
 
-def judge(object_: Object, until: str) -> Verdict:
+def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
     """What `until` (`ready`, `complete`, `exists`, `deleted`, `condition=X[=V]`) says about an object that exists."""
     if until == "exists":
         return DONE
     if until == "deleted":
-        return Verdict("pending", f"{_name(object_)} still exists")
+        return Verdict("pending", f"{name_of(item)} still exists{_what_holds(item)}")
     if until.startswith("condition="):
         name, _, value = until.removeprefix("condition=").partition("=")
-        return _condition(object_, name, value or "True")
-    if _get(object_, "metadata", "deletionTimestamp"):
-        return Verdict("pending", f"{_name(object_)} is being deleted")
-    if until == "complete":
-        return _complete(object_)
-    observed = _get(object_, "status", "observedGeneration")
-    if observed is not None and observed < _get(object_, "metadata", "generation", default=0):
-        return Verdict("pending", f"{_name(object_)}: its controller has not seen the last change yet")
-    return _READY.get(object_.get("kind", ""), _by_conditions)(object_)
+        verdict = _by_condition(item, name, value or "True")
+        wants_good = (value or "True").lower() == "true" and name.lower() not in _BAD
+        if verdict.state == "done" or not wants_good:
+            return verdict
+        return Verdict("pending", verdict.sentence, tuple(obstacles(item, around)))
+    if item["metadata"].get("deletionTimestamp"):
+        return Verdict("pending", f"{name_of(item)} is being deleted{_what_holds(item)}")
+    rules = _COMPLETE if until == "complete" else _READY
+    verdict = _of_any_kind(item) or rules.get(item.get("kind", ""), rules[""])(item, around)
+    if verdict.state == "done" and not around.complete:
+        return Verdict("pending", f"{name_of(item)}: is looked at")
+    if verdict.state == "done" or verdict.troubles:
+        return verdict
+    return Verdict("pending", verdict.sentence, tuple(obstacles(item, around)), verdict.again)
 
 
-def _complete(object_: Object) -> Verdict:
-    kind = object_.get("kind")
-    if kind == "Job":
-        return _job(object_)
+def obstacles(item: Object, around: Around = _NOTHING) -> Iterator[Trouble]:
+    """What stands in the way of an object, whatever is waited for."""
+    if item["metadata"].get("deletionTimestamp"):
+        return
+    kind = item.get("kind")
+    status = item.get("status") or {}
     if kind == "Pod":
-        phase = _get(object_, "status", "phase", default="Pending")
-        if phase == "Succeeded":
-            return DONE
-        if phase == "Failed":
-            return Verdict("failed", f"{_name(object_)} failed{_exit_words(object_)}", "PodFailed")
-        return hopeless(object_) or Verdict("pending", f"{_name(object_)} is {phase}")
-    return _condition(object_, "Complete", "True")
+        phase = status.get("phase")
+        if phase in ("Succeeded", "Failed"):
+            yield _over(item, f"Pod{phase}")
+        else:
+            yield from pods.troubles(item, around.events)
+    elif kind == "Service":
+        yield from _of_service(item, around)
+    elif kind == "PersistentVolumeClaim":
+        yield from _of_claim(item, around)
+    elif kind == "CustomResourceDefinition":
+        refused = condition(item, "NamesAccepted")
+        if refused.get("status") == "False":
+            yield Trouble("NamesNotAccepted", item, words=refused.get("message") or "")
+    else:
+        yield from _of_workload(item, around)
+        stalled = condition(item, "Stalled")
+        if stalled.get("status") == "True":
+            yield Trouble("Stalled", item, words=stalled.get("message") or stalled.get("reason") or "")
 
 
-def _pod(pod: Object) -> Verdict:
-    phase = _get(pod, "status", "phase", default="Pending")
-    if phase in ("Succeeded", "Failed"):
-        ended = "ended" if phase == "Succeeded" else "failed"
-        hint = "wait with `until: complete` for a Pod that is meant to end" if phase == "Succeeded" else ""
-        sentence = f"{_name(pod)} {ended}{_exit_words(pod)}, so it will not become ready"
-        return Verdict("failed", sentence, f"Pod{phase}", hint)
-    ready = _condition(pod, "Ready", "True")
-    if ready.state == "done":
-        return DONE
-    return hopeless(pod) or Verdict("pending", f"{_name(pod)}: {_why_not_ready(pod, phase)}")
+def _of_workload(item: Object, around: Around) -> Iterator[Trouble]:
+    """Its Pods speak first: they know the cause of what the controller only counts."""
+    for pod in newest(item, around.pods or ()):
+        for trouble in pods.troubles(pod, around.events):
+            if item["kind"] != "Job" or trouble.reason not in _COUNTED_BY_JOBS:
+                yield trouble
+    failed = condition(item, "Failed")
+    if failed.get("status") == "True":
+        reason = failed.get("reason") or ""
+        fallback = "JobFailed" if item.get("kind") == "Job" else "Stalled"
+        words = " ".join(filter(None, ("" if reason in REASONS else reason, failed.get("message"))))
+        yield Trouble(reason if reason in REASONS else fallback, item, words=words)
+    progress = condition(item, "Progressing")
+    if progress.get("reason") == "ProgressDeadlineExceeded":
+        yield Trouble("ProgressDeadlineExceeded", item, words=progress.get("message") or "")
+    creation = condition(item, "ReplicaFailure")
+    if creation.get("status") == "True":
+        yield Trouble("FailedCreate", item, words=_refusal(creation.get("message") or ""))
+    elif event := _failed_create(item, around.events):
+        yield Trouble("FailedCreate", item, words=_refusal(event.get("message") or ""))
 
 
-def hopeless(pod: Object) -> Verdict | None:
-    """Why a container of a Pod will never run, or None."""
-    for key in ("initContainerStatuses", "containerStatuses"):
-        for status in _get(pod, "status", key, default=()):
-            waiting = _get(status, "state", "waiting", default={})
-            reason = waiting.get("reason", "")
-            if reason in HOPELESS:
-                meaning, hint = HOPELESS[reason]
-                sentence = f"{_name(pod)}: container {status.get('name')}: {reason}: {meaning}"
-                if reason in ("ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"):
-                    sentence += f" (image {status.get('image')})"
-                return Verdict("failed", sentence + _last_exit(status), reason, hint)
+def _failed_create(item: Object, events: Sequence[Object]) -> Object | None:
+    """The event that says that its controller could not make a Pod, when nothing newer says that it could."""
+    uid = item["metadata"].get("uid")
+    mine = [
+        event
+        for event in events
+        if event["involvedObject"].get("uid") == uid and event.get("reason") in ("FailedCreate", "SuccessfulCreate")
+    ]
+    last = max(mine, key=pods.event_order, default=None)
+    return last if last and last["reason"] == "FailedCreate" else None
+
+
+def _refusal(message: str) -> str:
+    """Why the API server refused a Pod, without the Pod's name, which is another one each time."""
+    return message.partition(" is forbidden: ")[2] or message.rpartition("failed error: ")[2].removeprefix(
+        "Error creating: "
+    )
+
+
+def _over(pod: Object, reason: str) -> Trouble:
+    """A Pod that ended: by whom, or why (an eviction has no container to blame)."""
+    status = pod.get("status") or {}
+    guilty = next((each for each in pods.containers(pod) if each.ended.get("exitCode")), None)
+    if reason == "PodSucceeded" or not guilty:
+        return Trouble(reason, pod, words=": ".join(filter(None, (status.get("reason"), status.get("message")))))
+    ended = f"exit code {guilty.ended['exitCode']}, {guilty.ended.get('reason', '')}".rstrip(", ")
+    return Trouble(reason, pod, guilty.name, status.get("message") or ended)
+
+
+def _of_service(item: Object, around: Around) -> Iterator[Trouble]:
+    """Of one endpoint, one good Pod is enough."""
+    if around.pods is None or not _selector(item):
+        return
+    alive = [pod for pod in around.pods if not pod["metadata"].get("deletionTimestamp")]
+    if not alive:
+        yield Trouble("NoPods", item, words=", ".join(f"{key}={value}" for key, value in _selector(item).items()))
+        return
+    found = [next(obstacles(pod, around), None) for pod in alive]
+    if all(found):
+        yield from (trouble for trouble in found[:1] if trouble)
+
+
+def _of_claim(item: Object, around: Around) -> Iterator[Trouble]:
+    phase = (item.get("status") or {}).get("phase")
+    if phase == "Lost":
+        yield Trouble("Lost", item)
+    uid = item["metadata"].get("uid")
+    mine = [event for event in around.events if event["involvedObject"].get("uid") == uid]
+    last = max(mine, key=pods.event_order, default=None)
+    if phase != "Bound" and last and last.get("reason") in REASONS:
+        yield Trouble(last["reason"], item, words=last.get("message") or "")
+
+
+# --- rules, kind by kind
+
+
+def _of_any_kind(item: Object) -> Verdict | None:
+    observed = (item.get("status") or {}).get("observedGeneration")
+    if observed is not None and observed < (item["metadata"].get("generation") or 0):
+        return Verdict("pending", f"{name_of(item)}: its controller has not seen the last change yet")
+    reconciling = condition(item, "Reconciling")
+    if reconciling.get("status") == "True":
+        return Verdict("pending", f"{name_of(item)} is Reconciling{_why(reconciling)}")
+    stalled = condition(item, "Stalled")
+    if stalled.get("status") == "True":
+        return _pending(item, f"is Stalled{_why(stalled)}")
     return None
 
 
-def _last_exit(status: Mapping[str, Any]) -> str:
-    last = _get(status, "lastState", "terminated", default={})
-    return f" (last exit code {last['exitCode']}, {last.get('reason', '')})" if "exitCode" in last else ""
+def _pending(item: Object, words: str) -> Verdict:
+    return Verdict("pending", f"{name_of(item)} {words}")
 
 
-def _exit_words(pod: Object) -> str:
-    for status in _get(pod, "status", "containerStatuses", default=()):
-        ended = _get(status, "state", "terminated", default={})
-        if ended.get("exitCode"):
-            return f" (container {status.get('name')}: exit code {ended['exitCode']}, {ended.get('reason', '')})"
-    message = _get(pod, "status", "message", default="")
-    return f" ({message})" if message else ""
+def _pod(pod: Object, around: Around) -> Verdict:
+    phase = (pod.get("status") or {}).get("phase")
+    if phase in ("Succeeded", "Failed"):
+        trouble = _over(pod, f"Pod{phase}")
+        return Verdict("pending", trouble.sentence, (trouble,))
+    if condition(pod, "Ready").get("status") == "True":
+        left, why = pods.unready_for(pod)
+        return Verdict("pending", why, tuple(pods.troubles(pod)), left) if left else DONE
+    return Verdict("pending", pods.why_not_ready(pod, around.events))
 
 
-def _why_not_ready(pod: Object, phase: str) -> str:
-    for key in ("initContainerStatuses", "containerStatuses"):
-        for status in _get(pod, "status", key, default=()):
-            waiting = _get(status, "state", "waiting", default={})
-            if waiting:
-                return f"container {status.get('name')} is waiting: {waiting.get('reason', 'no reason given')}"
-            if not status.get("ready") and "running" in (status.get("state") or {}) and key == "containerStatuses":
-                return f"container {status.get('name')} runs, but is not ready"
-    scheduled = _find_condition(pod, "PodScheduled")
-    if scheduled and scheduled.get("status") == "False":
-        return f"not scheduled: {scheduled.get('message') or scheduled.get('reason')}"
-    return f"is {phase}"
+def _complete_pod(pod: Object, around: Around) -> Verdict:
+    phase = (pod.get("status") or {}).get("phase")
+    if phase == "Succeeded":
+        return DONE
+    if phase == "Running":
+        return _pending(pod, "is Running")
+    return _pod(pod, around)
 
 
-def _deployment(item: Object) -> Verdict:
-    progress = _find_condition(item, "Progressing")
-    if progress and progress.get("reason") == "ProgressDeadlineExceeded":
-        return Verdict("failed", f"{_name(item)}: {progress.get('message')}", "ProgressDeadlineExceeded")
-    wanted = _get(item, "spec", "replicas", default=1)
+def _workload(count: Callable[[Object], tuple[str, bool]]) -> Rule:
+    """A rule from a function that says (what is missing, whether its Pods are): they tell the rest."""
+
+    def rule(item: Object, around: Around) -> Verdict:
+        missing, asks_pods = count(item)
+        alive = newest(item, around.pods or ())
+        if not missing:
+            waits = [pods.unready_for(pod) for pod in alive]
+            left, why = max(waits, default=(0.0, ""))
+            return Verdict("pending", why, again=left) if left else DONE
+        sentence = f"{name_of(item)}: {missing}"
+        unready = [pod for pod in alive if condition(pod, "Ready").get("status") != "True"] if asks_pods else []
+        troubled = next((pod for pod in unready if any(pods.troubles(pod, around.events))), None)
+        if pod := troubled or next(iter(unready), None):
+            sentence += f": {pods.why_not_ready(pod, around.events)}"
+        elif trouble := next(obstacles(item, around), None):
+            sentence += f": {trouble.reason}: {trouble.words}"
+        return Verdict("pending", sentence)
+
+    return rule
+
+
+def _numbers(item: Object, wanted: int, *keys: tuple[str, str]) -> tuple[str, bool]:
+    """The first count of a status that is below what is wanted."""
     status = item.get("status") or {}
-    for key, words in (("updatedReplicas", "updated"), ("availableReplicas", "available")):
+    for key, words in keys:
         if status.get(key, 0) < wanted:
-            return Verdict("pending", f"{_name(item)}: {status.get(key, 0)} of {wanted} replicas {words}")
+            return f"{status.get(key, 0)} of {wanted} {words}", True
+    return "", False
+
+
+def _replicas(item: Object) -> int:
+    wanted = (item.get("spec") or {}).get("replicas")
+    return 1 if wanted is None else int(wanted)
+
+
+def _deployment(item: Object) -> tuple[str, bool]:
+    status = item.get("status") or {}
+    missing = _numbers(
+        item, _replicas(item), ("updatedReplicas", "replicas updated"), ("availableReplicas", "replicas ready")
+    )
+    if missing[0]:
+        paused = ", and the rollout is paused" if (item.get("spec") or {}).get("paused") else ""
+        return missing[0] + paused, True
     if status.get("replicas", 0) > status.get("updatedReplicas", 0):
-        return Verdict("pending", f"{_name(item)}: old replicas are still there")
-    return DONE if "observedGeneration" in status else Verdict("pending", f"{_name(item)}: not seen by its controller")
+        return "old replicas are still there", False
+    return ("" if "observedGeneration" in status else "not seen by its controller"), False
 
 
-def _replicated(key: str) -> Callable[[Object], Verdict]:
-    def rule(item: Object) -> Verdict:
-        wanted = _get(item, "spec", "replicas", default=1)
-        ready = _get(item, "status", key, default=0)
-        if ready < wanted:
-            return Verdict("pending", f"{_name(item)}: {ready} of {wanted} replicas ready")
+def _replica_set(item: Object) -> tuple[str, bool]:
+    missing = _numbers(item, _replicas(item), ("availableReplicas", "replicas ready"))
+    surplus = (item.get("status") or {}).get("replicas", 0) - _replicas(item)
+    return ("surplus replicas are still there", False) if not missing[0] and surplus > 0 else missing
+
+
+def _stateful_set(item: Object) -> tuple[str, bool]:
+    status = item.get("status") or {}
+    wanted = _replicas(item)
+    missing = _numbers(item, wanted, ("readyReplicas", "replicas ready"))
+    strategy = (item.get("spec") or {}).get("updateStrategy") or {}
+    if missing[0] or strategy.get("type") == "OnDelete":
+        return missing
+    partition = (strategy.get("rollingUpdate") or {}).get("partition") or 0
+    if status.get("currentRevision") != status.get("updateRevision") or partition:
+        missing = _numbers(item, max(0, wanted - partition), ("updatedReplicas", "replicas updated"))
+    surplus = status.get("replicas", 0) > wanted
+    return ("surplus replicas are still there", False) if not missing[0] and surplus else missing
+
+
+def _daemon_set(item: Object) -> tuple[str, bool]:
+    status = item.get("status") or {}
+    wanted = status.get("desiredNumberScheduled")
+    if wanted is None or "observedGeneration" not in status:
+        return "not seen by its controller", False
+    on_delete = ((item.get("spec") or {}).get("updateStrategy") or {}).get("type") == "OnDelete"
+    updated = () if on_delete else (("updatedNumberScheduled", "Pods updated"),)
+    return _numbers(item, wanted, *updated, ("numberReady", "Pods ready"))
+
+
+def _job(item: Object, around: Around) -> Verdict:
+    if condition(item, "Complete").get("status") == "True":
+        return DONE
+    if condition(item, "Failed").get("status") == "True":
+        trouble = next(trouble for trouble in _of_workload(item, Around()) if trouble.object is item)
+        return Verdict("pending", trouble.sentence, (trouble,))
+    if condition(item, "Suspended").get("status") == "True":
+        return _pending(item, "is suspended")
+    status = item.get("status") or {}
+    wanted = (item.get("spec") or {}).get("completions") or 1
+    failed = f", {status['failed']} failed" if status.get("failed") else ""
+    count = f"{status.get('succeeded', 0)} of {wanted} Pods succeeded{failed}"
+    return _workload(lambda _: (count, True))(item, around)
+
+
+def _claim(item: Object, around: Around) -> Verdict:
+    phase = (item.get("status") or {}).get("phase") or "Pending"
+    if phase == "Bound":
+        return DONE
+    trouble = next(_of_claim(item, around), None)
+    return Verdict("pending", trouble.sentence if trouble else f"{name_of(item)} is {phase}")
+
+
+def _by_phase(*good: str) -> Rule:
+    def rule(item: Object, _: Around) -> Verdict:
+        phase = (item.get("status") or {}).get("phase") or "new"
+        return DONE if phase in good else _pending(item, f"is {phase}")
+
+    return rule
+
+
+def _selector(item: Object) -> Mapping[str, str]:
+    return (item.get("spec") or {}).get("selector") or {}
+
+
+def _service(item: Object, around: Around) -> Verdict:
+    """Somebody must answer behind it. ExternalName leads elsewhere; one without a selector is filled by hand."""
+    spec = item.get("spec") or {}
+    if spec.get("type") == "ExternalName":
+        return DONE
+    if spec.get("type") == "LoadBalancer" and not _addresses(item):
+        return _pending(item, "has no address of a load balancer yet")
+    if around.slices is None or not (spec.get("selector") or around.slices):
+        return DONE
+    points = [point for each in around.slices for point in each.get("endpoints") or ()]
+    if any((point.get("conditions") or {}).get("ready") is not False for point in points):
+        return DONE
+    trouble = next(_of_service(item, around), None)
+    if trouble and trouble.object is item:
+        return Verdict("pending", trouble.sentence)
+    sentence = f"{name_of(item)} has no ready endpoint"
+    if pod := next((pod for pod in around.pods or () if not pod["metadata"].get("deletionTimestamp")), None):
+        sentence += f": {pods.why_not_ready(pod, around.events)}"
+    return Verdict("pending", sentence)
+
+
+def _ingress(item: Object, _: Around) -> Verdict:
+    return DONE if _addresses(item) else _pending(item, "has no address: no ingress controller has taken it yet")
+
+
+def _addresses(item: Object) -> Sequence[Any]:
+    return ((item.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+
+
+def _definition(item: Object, _: Around) -> Verdict:
+    verdict = _by_condition(item, "Established", "True")
+    return verdict if condition(item, "Established") else _pending(item, "is not established yet")
+
+
+def _autoscaler(item: Object, _: Around) -> Verdict:
+    for name in ("AbleToScale", "ScalingActive"):
+        verdict = _by_condition(item, name, "True")
+        if verdict.state != "done" and condition(item, name).get("reason") != "ScalingDisabled":
+            return verdict
+    return DONE
+
+
+def _budget(item: Object, _: Around) -> Verdict:
+    if "observedGeneration" not in (item.get("status") or {}):
+        return _pending(item, "is not seen by its controller")
+    allowed = condition(item, "DisruptionAllowed")
+    return _pending(item, f"has no count{_why(allowed)}") if allowed.get("reason") == "SyncFailed" else DONE
+
+
+def _by_usual_conditions(*names: str) -> Rule:
+    """Custom resources, APIServices, nodes, …: the first of the usual conditions that is there."""
+
+    def rule(item: Object, around: Around) -> Verdict:
+        for name in names:
+            if condition(item, name):
+                return _by_condition(item, name, "True")
+        failed = condition(item, "Failed")
+        if failed.get("status") == "True":
+            return _pending(item, f"failed{_why(failed)}")
+        if not item.get("status") and around.status:
+            return _pending(item, "has no status yet: its controller has not seen it")
         return DONE
 
     return rule
 
 
-def _stateful_set(item: Object) -> Verdict:
-    status = item.get("status") or {}
-    wanted = _get(item, "spec", "replicas", default=1)
-    if status.get("readyReplicas", 0) < wanted:
-        return Verdict("pending", f"{_name(item)}: {status.get('readyReplicas', 0)} of {wanted} replicas ready")
-    if status.get("currentRevision") != status.get("updateRevision") and status.get("updatedReplicas", 0) < wanted:
-        return Verdict("pending", f"{_name(item)}: {status.get('updatedReplicas', 0)} of {wanted} replicas updated")
-    return DONE
+def _complete_of_others(item: Object, _: Around) -> Verdict:
+    name = "Succeeded" if condition(item, "Succeeded") else "Complete"
+    return _by_condition(item, name, "True")
 
 
-def _daemon_set(item: Object) -> Verdict:
-    status = item.get("status") or {}
-    wanted = status.get("desiredNumberScheduled")
-    if wanted is None or "observedGeneration" not in status:
-        return Verdict("pending", f"{_name(item)}: not seen by its controller")
-    for key, words in (("updatedNumberScheduled", "updated"), ("numberReady", "ready")):
-        if status.get(key, 0) < wanted:
-            return Verdict("pending", f"{_name(item)}: {status.get(key, 0)} of {wanted} Pods {words}")
-    return DONE
-
-
-def _job(item: Object) -> Verdict:
-    failed = _find_condition(item, "Failed")
-    if failed and failed.get("status") == "True":
-        sentence = f"{_name(item)} failed: {failed.get('reason', '')} {failed.get('message', '')}".strip()
-        return Verdict("failed", sentence, failed.get("reason") or "JobFailed")
-    complete = _condition(item, "Complete", "True")
-    if complete.state == "done":
-        return DONE
-    status = item.get("status") or {}
-    active, failures = status.get("active", 0), status.get("failed", 0)
-    return Verdict("pending", f"{_name(item)}: {active} Pods active, {failures} failed, not complete")
-
-
-def _claim(item: Object) -> Verdict:
-    phase = _get(item, "status", "phase", default="Pending")
-    if phase == "Lost":
-        return Verdict("failed", f"{_name(item)} lost its volume", "Lost")
-    return DONE if phase == "Bound" else Verdict("pending", f"{_name(item)} is {phase}")
-
-
-def _namespace(item: Object) -> Verdict:
-    phase = _get(item, "status", "phase", default="")
-    return DONE if phase == "Active" else Verdict("pending", f"{_name(item)} is {phase or 'new'}")
-
-
-def _service(item: Object) -> Verdict:
-    wants_balancer = _get(item, "spec", "type") == "LoadBalancer"
-    if wants_balancer and not _get(item, "status", "loadBalancer", "ingress"):
-        return Verdict("pending", f"{_name(item)}: the load balancer has no address yet")
-    return DONE
-
-
-def _by_conditions(item: Object) -> Verdict:
-    """Custom resources, CRDs, APIServices: the first of the usual conditions that is there; none at all is ready."""
-    for name in ("Ready", "Available", "Established", "Complete"):
-        if _find_condition(item, name):
-            return _condition(item, name, "True")
-    for name in ("Stalled", "Reconciling"):
-        condition = _find_condition(item, name)
-        if condition and condition.get("status") == "True":
-            state: Literal["failed", "pending"] = "failed" if name == "Stalled" else "pending"
-            return Verdict(state, f"{_name(item)} is {name}: {condition.get('message', '')}", name)
-    if item.get("kind") == "CustomResourceDefinition":
-        return Verdict("pending", f"{_name(item)}: not established")
-    return DONE
-
-
-_READY: Final[Mapping[str, Callable[[Object], Verdict]]] = {
+_READY: Final[Mapping[str, Rule]] = {
     "Pod": _pod,
-    "Deployment": _deployment,
-    "ReplicaSet": _replicated("availableReplicas"),
-    "ReplicationController": _replicated("availableReplicas"),
-    "StatefulSet": _stateful_set,
-    "DaemonSet": _daemon_set,
+    "Deployment": _workload(_deployment),
+    "ReplicaSet": _workload(_replica_set),
+    "ReplicationController": _workload(_replica_set),
+    "StatefulSet": _workload(_stateful_set),
+    "DaemonSet": _workload(_daemon_set),
     "Job": _job,
     "PersistentVolumeClaim": _claim,
-    "Namespace": _namespace,
+    "PersistentVolume": _by_phase("Available", "Bound"),
+    "Namespace": _by_phase("Active"),
     "Service": _service,
+    "Ingress": _ingress,
+    "CustomResourceDefinition": _definition,
+    "APIService": lambda item, _: _by_condition(item, "Available", "True"),
+    "HorizontalPodAutoscaler": _autoscaler,
+    "PodDisruptionBudget": _budget,
+    "": _by_usual_conditions("Ready", "Available", "Established", "Programmed", "Complete", "Succeeded"),
 }
+_COMPLETE: Final[Mapping[str, Rule]] = {"Pod": _complete_pod, "Job": _job, "": _complete_of_others}
 
 
-def _condition(item: Object, name: str, value: str) -> Verdict:
-    condition = _find_condition(item, name)
-    if condition is None:
-        return Verdict("pending", f"{_name(item)} has no condition {name} yet")
-    if str(condition.get("status", "")).lower() == value.lower():
+def _by_condition(item: Object, name: str, value: str) -> Verdict:
+    found = condition(item, name)
+    if not found:
+        return _pending(item, f"has no condition {name} yet")
+    if found.get("observedGeneration", 0) and found["observedGeneration"] < (item["metadata"].get("generation") or 0):
+        return Verdict("pending", f"{name_of(item)}: its condition {name} is from before the last change")
+    if str(found.get("status", "")).lower() == value.lower():
         return DONE
-    why = condition.get("message") or condition.get("reason") or ""
-    return Verdict("pending", f"{_name(item)}: {name} is {condition.get('status')}{': ' + why if why else ''}")
+    return Verdict("pending", f"{name_of(item)}: {name} is {found.get('status')}{_why(found)}")
 
 
-def _find_condition(item: Object, name: str) -> dict[str, Any] | None:
-    conditions = _get(item, "status", "conditions", default=())
-    return next((c for c in conditions if str(c.get("type", "")).lower() == name.lower()), None)
+def _why(found: Mapping[str, Any]) -> str:
+    why = found.get("message") or found.get("reason") or ""
+    return f": {' '.join(str(why).split())}" if why else ""
 
 
-def _get(item: Any, *keys: str, default: Any = None) -> Any:
-    for key in keys:
-        if not isinstance(item, Mapping):
-            return default
-        item = item.get(key)
-    return default if item is None else item
-
-
-def _name(item: Object) -> str:
-    return f"{item.get('kind', '').lower()}/{_get(item, 'metadata', 'name', default='?')}"
+def _what_holds(item: Object) -> str:
+    """Why an object that is being deleted is still there."""
+    meta = item["metadata"]
+    if not meta.get("deletionTimestamp"):
+        return ", and nobody has deleted it"
+    if finalizers := meta.get("finalizers"):
+        return f": held by its finalizers {', '.join(finalizers)}"
+    grace = meta.get("deletionGracePeriodSeconds")
+    return f": its grace period is {grace} s" if grace else ""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from runner import schema
+from runner.cluster.reasons import REASONS
 from runner.reports import json_report
 from runner.steps import KINDS
 from runner.steps.kind import Kind
@@ -51,6 +52,8 @@ def _lines() -> Iterator[str]:
     yield from _table(_properties(RetrySpec))
     for kind in KINDS.values():
         yield from _kind(kind)
+        if kind.NAME == "wait":
+            yield from _reasons()
     yield "\n## The report as JSON\n"
     yield (json_report.__doc__ or "").strip()
 
@@ -85,6 +88,18 @@ def _kind(kind: Kind) -> Iterator[str]:
         yield f"| `{name}` | {output.type} | {_cell(output.description)} |"
     for key, names in kind.EXPRESSIONS.items():
         yield f"\n`{key}` sees {', '.join(f'`{name}`' for name in names)}."
+
+
+def _reasons() -> Iterator[str]:
+    """The table of what ends a wait early."""
+    yield "\n### Why a wait ends early\n"
+    yield "| reason | seen in | tolerated | meaning | what to do |"
+    yield "|---|---|---|---|---|"
+    for name, row in REASONS.items():
+        time = f"{row.tolerated:g} s" if row.tolerated else "not at all"
+        if row.permanent:
+            time += "; not at all when the registry says that it has no such image"
+        yield f"| `{name}` | {_cell(row.seen)} | {time} | {_cell(row.meaning)} | {_cell(row.hint)} |"
 
 
 def _nested(struct: type[msgspec.Struct]) -> Iterator[tuple[str, type[msgspec.Struct]]]:

@@ -25,7 +25,14 @@ may come, so ignore what you do not know):
     - `commands`: what it ran, as you would type it; `outputs`: as `steps.<id>.outputs`; `shown`: what it printed for
       people.
     - `failure`: null, or `message`, `hint`, `reason` (a stable word: `timeout`, `exit_code`), `place`
-      (`file:line:column`), `source` (that line), `command`, `code` (null unless a command failed), `output`, `details`.
+      (`file:line:column`), `source` (that line), `command`, `code` (null unless a command failed), `output`, `details`,
+      and `objects`, what the cluster said about the objects that are not as they should be:
+      - `object` (`pod/web`), `namespace`, `state` (its phase).
+      - `conditions`: those that are not met: `type`, `status`, `reason`, `message`.
+      - `events`: its warnings, the newest last: `reason`, `message`, `count` (how often), `last` (when).
+      - `containers`: `name`, `init`, `image`, `state` (`waiting`, `running`, `terminated`), `reason`, `message`,
+        `ready`, `restarts`, `exit_code` (null unless it has ended before), `exit_reason`; `log`, the last 20 lines of
+        the container that is to blame, and `log_of_previous`: whether they are of its life before it crashed.
   - `cleanup`: `deleted` (how many objects), `kept` (their names), `left`: `object`, `why`, `command` (which removes
     it); `seconds`.
 - `problems`: what is wrong with the files: `file`, `line` and `column` from 1 (0: the file as a whole), `width` (how
@@ -140,6 +147,7 @@ def _failure(failure: Failure) -> dict[str, Any]:
         "code": failure.code,
         "output": failure.output,
         "details": failure.details,
+        "objects": [dict(item) for item in failure.objects],
     }
 
 

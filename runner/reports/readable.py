@@ -20,7 +20,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "workflow started": ("workflow",),
     "workflow ended": ("workflow", "status", "seconds"),
     "step started": ("step", "name"),
-    "step waiting": ("step", "waiting_for"),
+    "step waiting": ("step", "waiting_for", "seconds"),
     "step retried": ("step", "reason"),
     "step passed": ("step", "name", "seconds"),
     "step failed": ("step", "name", "seconds"),
@@ -116,6 +116,8 @@ class Readable:
     def _unshown(self, event: Event, name: str, thing: Any) -> bool:
         """Fields that say nothing to a reader of this line."""
         if name in _UNSHOWN or thing is None or thing in ("", [], {}, ()):
+            return True
+        if name == "objects" and event.name == "step failed":  # the details say it
             return True
         if name == "workflow":
             return "step" in event.fields

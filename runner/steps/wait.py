@@ -1,36 +1,78 @@
 """Wait until objects are ready, complete, deleted, or whatever a condition says.
 
-One deadline covers "does not exist yet" and "not ready yet". What can no longer succeed (a Job that failed, an image
-that is not there) ends the wait at once, with the reason; a Deployment, StatefulSet, DaemonSet or Job is judged by
-its Pods, too.
-
-Ready is: a Pod with the condition Ready; a Deployment, StatefulSet, DaemonSet or ReplicaSet with all replicas up to
-date and available; a Job that is complete; a PersistentVolumeClaim that is bound; a Service of type LoadBalancer with
-an address; anything else with the condition Ready, Available or Established, or without conditions as soon as it
-exists.
+One deadline (`timeout`) covers "does not exist yet" and "not ready yet", and all targets of the step together. While
+it waits, the log has a line that says on what and why, again every 10 s.
 
 ```yaml
 - wait: pod/pythonapp
+- wait: [deployment/web, service/web, job/migrate]  # all of them, together
 - wait: {target: job/migrate, until: complete}
   timeout: 5m
 - wait: {target: {kind: pod, selector: app=web}, count: 3}
-- wait: {target: deployment/web, that: object.status.availableReplicas >= 2}
 ```
+
+**`until: ready`** (the default) means, kind by kind:
+
+- a Pod: the condition Ready; a container without readinessProbe that was started again must stay up for 5 s, because in
+  a crash loop it is ready for a moment again and again;
+- a Deployment, StatefulSet, DaemonSet or ReplicaSet: all replicas up to date and ready, and none too many;
+- a Job: complete; a PersistentVolumeClaim: bound; a Namespace: active; an APIService: available;
+- a Service: at least one endpoint is ready, and a LoadBalancer has its address. One of type ExternalName, or without
+  a selector and endpoints, is ready as soon as it exists;
+- an Ingress: it has an address; a HorizontalPodAutoscaler: it can scale; a PodDisruptionBudget: it was counted;
+- a CustomResourceDefinition: established, so that its objects can be applied;
+- anything else: its controller has seen the last change (`status.observedGeneration`), it is not `Reconciling`, and the
+  first of its conditions Ready, Available, Established, Programmed, Complete, Succeeded is true. Without any of them
+  it is ready as soon as it exists; a custom resource whose definition has a status, as soon as it has one.
+
+**Other goals:**
+
+```yaml
+- wait: {target: job/migrate, until: complete}           # a Job, or a Pod that is meant to end
+- wait: {target: pod/old, until: deleted}                # the object of now; another may have its name afterwards
+- wait: {target: configmap/late, until: exists}
+- wait: {target: certificate/web, until: condition=Issued}
+- wait: {target: pod/web, until: condition=Ready=False}
+- wait:
+    target: deployment/web
+    that: object.status.availableReplicas >= 2           # CEL; a field that is missing means "not yet"
+    fail_if: object.metadata.annotations['example.com/state'] == 'broken'
+- wait: {target: {kind: pod, selector: app=web}, count: any}  # or a number; of all targets together
+```
+
+**What can no longer succeed ends the wait at once**, with the reason, the state, the warnings among the events, and the
+last log lines of the container that is to blame: a Job that failed, a Pod that ended, an object that was deleted and
+did not come back, an image that is not there, a container that crashes, a Pod that no node can take, … A Deployment,
+StatefulSet, DaemonSet, ReplicaSet, Job or Service is judged by its Pods, too. Trouble that may heal by itself (a
+ConfigMap that comes later, a node that frees up) gets the time that this takes; the table below has all reasons and
+their times. `tolerate` changes them:
+
+```yaml
+- wait:
+    target: deployment/web
+    tolerate: {CrashLoopBackOff: 1m, Unschedulable: 5m}   # it crashes until the database is there; nodes come on demand
+    count: all
+```
+
+With `that`, trouble may be what you wait for: only the reasons that `tolerate` names end such a wait early. The same
+holds for conditions that speak of failure (`condition=Failed`, `condition=Ready=False`), which trouble never ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from runner.errors import Cancelled, Expired, StepFailed, TimedOut
 from runner.steps import kind
-from runner.steps.kind import Cel, Context, Fault, Files, Output, Scene, Target
+from runner.steps.kind import Cel, Context, Duration, Fault, Files, Output, Scene, Target
 
 if TYPE_CHECKING:
-    from runner.cluster.protocol import Object, Selection
+    from runner.cluster.protocol import Object
     from runner.cluster.readiness import Verdict
 
 NAME: Final = "wait"
@@ -63,6 +105,13 @@ class Args(kind.Args, frozen=True):
         Literal["all", "any"] | Annotated[int, Meta(ge=1)],
         Meta(description="How many must reach it: all that exist (at least one), any one, or a number."),
     ] = "all"
+    tolerate: Annotated[
+        dict[str, Duration],
+        Meta(
+            description="For how long trouble may last, by its reason: `{CrashLoopBackOff: 1m}`. The table below has "
+            "the reasons, and what holds without this."
+        ),
+    ] = {}
 
 
 needs_cluster = kind.always_cluster
@@ -78,11 +127,22 @@ def title(data: Mapping[str, Any]) -> str:
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     if "until" in data and "that" in data:
         yield Fault(("that",), "`until` and `that` exclude each other")
+    yield from _tolerate_faults(data.get("tolerate"))
     target = data.get("target")
     if isinstance(target, str) and kind.is_file(target):
         yield Fault(("target",), f"`wait` takes objects, not the file {target}", "write kind/name, as in pod/pythonapp")
     else:
         yield from kind.target_faults(target, ("target",))
+
+
+def _tolerate_faults(tolerate: Any) -> Iterable[Fault]:
+    from runner.cluster.reasons import REASONS
+
+    for reason in tolerate if isinstance(tolerate, Mapping) else ():
+        if reason not in REASONS:
+            close = get_close_matches(str(reason), REASONS, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(REASONS)}"
+            yield Fault(("tolerate", reason), f"there is no reason {reason!r} to tolerate", hint)
 
 
 commands = kind.no_commands
@@ -100,106 +160,42 @@ def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:
-    found: list[Object] = []
-    for selection, line in zip(
-        kind.selections(args.target, context.namespace), equivalent(args, context.scene), strict=True
-    ):
+    from runner.cluster.waiting import Goal, wait_for
+
+    for line in equivalent(args, context.scene):
         context.observed(line)
-        found += _wait(selection, args, context)
+    goal = Goal(
+        until=args.until,
+        test=partial(_test, args, context) if args.that else None,
+        fail_if=partial(_fails, args, context) if args.fail_if else None,
+        count=args.count,
+        tolerate={reason: kind.seconds(duration) for reason, duration in args.tolerate.items()},
+    )
+    found = wait_for(context.cluster, kind.selections(args.target, context.namespace), goal, context)
     return {"object": found[0] if found else None, "objects": found}
 
 
-def _wait(selection: Selection, args: Args, context: Context) -> list[Object]:
-    from runner.cluster.workloads import PodsOf
-
-    last: Sequence[Object] = ()
-    sentence = f"{selection} does not exist yet"
-    seen = False
-    with context.deadline.child() as deadline, PodsOf(context.cluster, deadline) as pods:
-        try:
-            for objects in context.cluster.watch(selection, deadline):
-                verdicts = [_judge(item, objects, args, context) for item in objects]
-                if _reached(selection, args, verdicts):
-                    return list(objects)
-                for verdict in verdicts:
-                    if verdict.state == "failed" and args.count == "all":
-                        raise _failed(verdict, objects, context)
-                if verdicts and all(verdict.state == "failed" for verdict in verdicts):
-                    raise _failed(verdicts[0], objects, context)
-                if seen and not objects and selection.names and args.until != "deleted":
-                    sentence = f"{selection} was deleted meanwhile"
-                else:
-                    sentence = _pending(selection, args, verdicts)
-                context.waiting(sentence)
-                last, seen = objects, seen or bool(objects)
-                if args.until in ("ready", "complete") and not args.that:
-                    pods.follow(objects)
-        except Cancelled:
-            if pods.verdict and not context.deadline.cancelled:
-                raise _failed(pods.verdict, last, context) from None
-            raise
-        except Expired:
-            raise TimedOut(
-                f"timed out after {context.scene.timeout:g} s: {sentence}",
-                reason="timeout",
-                hint=str(context.scene.dialect.describe(selection)) if last else "",
-                details=context.cluster.explain(last, context.deadline),
-            ) from None
-    raise StepFailed(f"the watch of {selection} ended", reason="watch")
-
-
-def _failed(verdict: Verdict, objects: Sequence[Object], context: Context) -> StepFailed:
-    return StepFailed(
-        verdict.sentence,
-        hint=verdict.hint,
-        reason=verdict.reason,
-        details=context.cluster.explain(objects, context.deadline),
-    )
-
-
-def _judge(object_: Object, objects: Sequence[Object], args: Args, context: Context) -> Verdict:
-    from runner.cluster.readiness import Verdict, judge
+def _test(args: Args, context: Context, object_: Object, objects: Sequence[Object]) -> Verdict:
+    """What `that` says about an object; a missing field or a wrong type means not yet."""
+    from runner.cluster.readiness import DONE, Verdict
     from runner.expressions import EvaluationError
 
-    variables = {"object": object_, "objects": list(objects)}
-    if args.fail_if:
-        try:
-            if context.evaluate("fail_if", **variables) is True:
-                return Verdict("failed", f"{_name(object_)}: {args.fail_if} holds", "fail_if")
-        except EvaluationError:
-            pass  # a field that is not there yet
-    if not args.that:
-        return judge(object_, args.until)
     try:
-        holds = context.evaluate("that", **variables) is True
+        value = context.evaluate("that", object=object_, objects=list(objects))
     except EvaluationError as error:
-        return Verdict("pending", f"{_name(object_)}: not yet {args.that}: {error.message}")
-    return Verdict("done" if holds else "pending", f"{_name(object_)}: not yet {args.that}")
+        why = f": {error.message}"
+    else:
+        if value is True:
+            return DONE
+        why = "" if value is False else f": it gives {value!r}, which is neither true nor false"
+    return Verdict("pending", f"{kind.object_ref(object_)}: not yet {args.that}{why}")
 
 
-def _name(object_: Object) -> str:
-    return str(kind.object_ref(object_))
+def _fails(args: Args, context: Context, object_: Object, objects: Sequence[Object]) -> str:
+    """Why `fail_if` ends the wait, or nothing."""
+    from runner.expressions import EvaluationError
 
-
-def _reached(selection: Selection, args: Args, verdicts: Sequence[Verdict]) -> bool:
-    if args.until == "deleted":
-        return not verdicts
-    done = sum(verdict.state == "done" for verdict in verdicts)
-    if args.count == "any":
-        return done > 0
-    if args.count == "all":
-        return done == len(verdicts) and done >= max(1, len(selection.names))
-    return done >= args.count
-
-
-def _pending(selection: Selection, args: Args, verdicts: Sequence[Verdict]) -> str:
-    """What the wait is for now, in one line."""
-    if args.until == "deleted":
-        return f"{selection} still exists"
-    if not verdicts:
-        return f"{selection} does not exist yet"
-    open_ = [verdict.sentence for verdict in verdicts if verdict.state != "done"]
-    more = f" (and {len(open_) - 1} more)" if len(open_) > 1 else ""
-    if not open_:
-        return f"{len(verdicts)} of {args.count if args.count != 'all' else len(selection.names)} {selection.kind}"
-    return open_[0] + more
+    with suppress(EvaluationError):  # a field that is not there yet
+        if context.evaluate("fail_if", object=object_, objects=list(objects)) is True:
+            return f"{kind.object_ref(object_)}: {args.fail_if} holds"
+    return ""

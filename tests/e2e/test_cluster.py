@@ -228,7 +228,7 @@ def test_workload_fails_with_its_pods(flow: Flow, tmp_path: Path) -> None:
 
     failure = report["steps"][1]["failure"]
     assert (code, failure["reason"]) == (1, "ErrImageNeverPull")
-    assert failure["message"].startswith("pod/web-")
+    assert failure["message"].startswith("deployment/web: pod/web-")
     assert report["steps"][1]["seconds"] < 30
 
 

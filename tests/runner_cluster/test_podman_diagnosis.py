@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from runner.cluster.podman_diagnosis import explain, explained, last_words
+from runner.cluster.diagnosis import text
+from runner.cluster.podman_diagnosis import diagnose, explained, last_words
 from runner.deadline import Deadline
 from runner.errors import CommandResult, StepFailed
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("said", "words"),
     [("", ""), ("one\ntwo\n\n", "two"), ("Error: no pod\nmore\n", "Error: no pod"), ("Error: a\nError: b", "Error: b")],
 )
-def test_last_words(text: str, words: str) -> None:
-    assert last_words(text) == words
+def test_last_words(said: str, words: str) -> None:
+    assert last_words(said) == words
 
 
 def failed(stderr: str) -> StepFailed:
@@ -48,20 +49,31 @@ def test_a_pod_is_explained_by_its_containers(fakes: Any) -> None:
     fakes.put("podman", "echo no database >&2")
     status = {"phase": "Running", "containerStatuses": [CRASHING, RUNNING]}
     with Deadline(5) as deadline:
-        told = explain([{"kind": "Pod", "metadata": {"name": "web"}, "status": status}], deadline)
-    assert told.splitlines() == [
-        "pod/web: Running",
-        "  container app: CrashLoopBackOff, exit code 7, started again 3 times",
+        told = diagnose([{"kind": "Pod", "metadata": {"name": "web"}, "status": status}], deadline, ("", ""))
+    assert text(told).splitlines() == [
+        "pod/web",
+        "  phase Running",
+        "  container app: waiting (CrashLoopBackOff), restarted 3 times (ended with exit code 7), not ready",
+        "  container web: running, restarted once, not ready",
+        "  last log lines of container app before it crashed:",
         "    no database",
-        "  container web: running, started again 1 times",
+        "  last log lines of container web:",
         "    no database",
     ]
     assert fakes.calls == ["podman logs --tail=20 web-app", "podman logs --tail=20 web-web"]
 
 
+def test_only_the_log_of_the_container_to_blame(fakes: Any) -> None:
+    fakes.put("podman", "echo no database >&2")
+    status = {"phase": "Running", "containerStatuses": [CRASHING, RUNNING]}
+    with Deadline(5) as deadline:
+        diagnose([{"kind": "Pod", "metadata": {"name": "web"}, "status": status}], deadline, ("pod/web", "app"))
+    assert fakes.calls == ["podman logs --tail=20 web-app"]
+
+
 def test_no_diagnostics_is_no_failure(fakes: Any) -> None:
     pod = {"kind": "Pod", "metadata": {"name": "web"}, "status": {"containerStatuses": [RUNNING]}}
     with Deadline(5) as deadline:
-        assert explain([pod], deadline).startswith("(no diagnostics: ")
+        assert diagnose([pod], deadline, ("", "")) == []
         deadline.cancel("enough")
-        assert explain([pod], deadline) == ""
+        assert diagnose([pod], deadline, ("", "")) == []

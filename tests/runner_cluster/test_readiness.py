@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner.cluster.readiness import HOPELESS, judge
+from runner.cluster.readiness import Around, judge
 
 
 def item(kind: str, status: dict[str, Any] | None = None, generation: int = 1, **spec: Any) -> dict[str, Any]:
@@ -63,18 +63,18 @@ def test_ready(ready: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("pending", "sentence"),
     [
-        (item("Pod"), "pod/x: is Pending"),
+        (item("Pod"), "pod/x: waits for a node"),
         (
             item("Pod", container(state={"waiting": {"reason": "ContainerCreating"}})),
-            "pod/x: container app is waiting: ContainerCreating",
+            "pod/x: container app is being created",
         ),
         (
             item("Pod", {**container(state={"running": {}}), "phase": "Running"}),
             "pod/x: container app runs, but is not ready",
         ),
         (
-            item("Pod", {"phase": "Pending", **condition("PodScheduled", "False", message="0/1 nodes are available")}),
-            "pod/x: not scheduled: 0/1 nodes are available",
+            item("Pod", {"phase": "Pending", **condition("PodScheduled", "False", message="gates are closed")}),
+            "pod/x: not scheduled: gates are closed",
         ),
         (item("Deployment", {"observedGeneration": 1}, replicas=2), "deployment/x: 0 of 2 replicas updated"),
         (item("Deployment", replicas=0), "deployment/x: not seen by its controller"),
@@ -92,10 +92,10 @@ def test_ready(ready: dict[str, Any]) -> None:
         ),
         (item("StatefulSet", {"readyReplicas": 1}, replicas=3), "statefulset/x: 1 of 3 replicas ready"),
         (item("DaemonSet"), "daemonset/x: not seen by its controller"),
-        (item("Job", {"active": 1, "failed": 2}), "job/x: 1 Pods active, 2 failed, not complete"),
+        (item("Job", {"active": 1, "failed": 2}), "job/x: 0 of 1 Pods succeeded, 2 failed"),
         (item("PersistentVolumeClaim"), "persistentvolumeclaim/x is Pending"),
-        (item("Service", type="LoadBalancer"), "service/x: the load balancer has no address yet"),
-        (item("CustomResourceDefinition"), "customresourcedefinition/x: not established"),
+        (item("Service", type="LoadBalancer"), "service/x has no address of a load balancer yet"),
+        (item("CustomResourceDefinition"), "customresourcedefinition/x is not established yet"),
         (item("Widget", condition("Ready", "False", message="no disk")), "widget/x: Ready is False: no disk"),
         (item("Widget", condition("Reconciling", message="busy")), "widget/x is Reconciling: busy"),
     ],
@@ -108,9 +108,13 @@ def test_not_ready_yet(pending: dict[str, Any], sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failed", "reason", "words"),
+    ("found", "reason", "sentence"),
     [
-        (item("Pod", {"phase": "Succeeded"}), "PodSucceeded", "pod/x ended, so it will not become ready"),
+        (
+            item("Pod", {"phase": "Succeeded"}),
+            "PodSucceeded",
+            "pod/x: PodSucceeded: the Pod ended, so it will not become ready",
+        ),
         (
             item(
                 "Pod",
@@ -120,12 +124,17 @@ def test_not_ready_yet(pending: dict[str, Any], sentence: str) -> None:
                 },
             ),
             "PodFailed",
-            "pod/x failed (container app: exit code 3, Error)",
+            "pod/x: container app: PodFailed: the Pod failed: exit code 3, Error",
         ),
         (
             item("Job", condition("Failed", reason="BackoffLimitExceeded", message="too many")),
             "BackoffLimitExceeded",
-            "job/x failed",
+            "job/x: BackoffLimitExceeded: the Job failed as often as its backoffLimit allows: too many",
+        ),
+        (
+            item("Job", condition("Failed", reason="PodFailurePolicy", message="exit code 42")),
+            "JobFailed",
+            "job/x: JobFailed: the Job failed: PodFailurePolicy exit code 42",
         ),
         (
             item(
@@ -136,36 +145,31 @@ def test_not_ready_yet(pending: dict[str, Any], sentence: str) -> None:
                 },
             ),
             "ProgressDeadlineExceeded",
-            "timed out",
+            "deployment/x: ProgressDeadlineExceeded: the rollout made no progress: timed out",
         ),
-        (item("PersistentVolumeClaim", {"phase": "Lost"}), "Lost", "lost its volume"),
-        (item("Widget", condition("Stalled", message="never")), "Stalled", "widget/x is Stalled: never"),
+        (
+            item("PersistentVolumeClaim", {"phase": "Lost"}),
+            "Lost",
+            "persistentvolumeclaim/x: Lost: the claim lost its volume",
+        ),
+        (
+            item("Widget", condition("Stalled", message="never")),
+            "Stalled",
+            "widget/x: Stalled: its controller has given up: never",
+        ),
+        (
+            item("CustomResourceDefinition", condition("NamesAccepted", "False", message="widgets is taken")),
+            "NamesNotAccepted",
+            "customresourcedefinition/x: NamesNotAccepted: another definition has these names: widgets is taken",
+        ),
     ],
 )
-def test_hopeless(failed: dict[str, Any], reason: str, words: str) -> None:
-    """What cannot become ready any more ends a wait at once."""
-    verdict = judge(failed, "ready")
+def test_hopeless(found: dict[str, Any], reason: str, sentence: str) -> None:
+    """What cannot become ready any more, with the cluster's own words at the end."""
+    trouble = judge(found, "ready").hopeless
 
-    assert (verdict.state, verdict.reason) == ("failed", reason)
-    assert words in verdict.sentence
-
-
-@pytest.mark.parametrize("reason", HOPELESS)
-@pytest.mark.parametrize("key", ["containerStatuses", "initContainerStatuses"])
-def test_containers_that_wait_in_vain(reason: str, key: str) -> None:
-    """Each reason has a sentence and a hint, in init containers too."""
-    waiting = {
-        "name": "app",
-        "image": "i",
-        "state": {"waiting": {"reason": reason}},
-        "lastState": {"terminated": {"exitCode": 7, "reason": "Error"}},
-    }
-    verdict = judge(item("Pod", {"phase": "Pending", key: [waiting]}), "ready")
-
-    assert (verdict.state, verdict.reason) == ("failed", reason)
-    assert verdict.sentence.startswith(f"pod/x: container app: {reason}: ")
-    assert verdict.sentence.endswith("(last exit code 7, Error)")
-    assert verdict.hint
+    assert trouble
+    assert (trouble.reason, trouble.sentence) == (reason, sentence)
 
 
 @pytest.mark.parametrize(
@@ -174,23 +178,204 @@ def test_containers_that_wait_in_vain(reason: str, key: str) -> None:
         (item("ConfigMap"), "exists", "done"),
         (item("ConfigMap"), "deleted", "pending"),
         (item("Pod", {"phase": "Succeeded"}), "complete", "done"),
-        (item("Pod", {"phase": "Failed"}), "complete", "failed"),
+        (item("Pod", {"phase": "Failed"}), "complete", "hopeless"),
         (item("Pod", {"phase": "Running"}), "complete", "pending"),
         (item("Job", condition("Complete")), "complete", "done"),
-        (item("Job", condition("Failed")), "complete", "failed"),
+        (item("Job", condition("Failed")), "complete", "hopeless"),
+        (item("Job", condition("Suspended")), "complete", "pending"),
+        (item("TaskRun", condition("Succeeded")), "complete", "done"),
+        (item("Widget"), "complete", "pending"),
         (item("Widget", condition("Synced")), "condition=Synced", "done"),
         (item("Widget", condition("Synced", "False")), "condition=synced=false", "done"),
         (item("Widget"), "condition=Synced", "pending"),
+        # Trouble ends a wait for a good condition, and leads to a bad one.
+        (item("Pod", {"phase": "Failed"}), "condition=example.com/gate", "hopeless"),
+        (item("Pod", {"phase": "Failed"}), "condition=Ready=False", "pending"),
+        (item("Job", condition("Failed")), "condition=Failed", "done"),
+        (item("Job", condition("Failed")), "condition=Complete", "hopeless"),
+        (item("Widget", condition("Stalled")), "condition=Degraded", "pending"),
     ],
 )
 def test_until(found: dict[str, Any], until: str, state: str) -> None:
     """Other goals than readiness; conditions are compared as kubectl does, without regard to case."""
-    assert judge(found, until).state == state
+    verdict = judge(found, until)
+
+    assert ("hopeless" if verdict.hopeless else verdict.state) == state
 
 
 def test_object_that_is_being_deleted_is_not_ready() -> None:
-    """Whatever its conditions say."""
+    """Whatever its conditions say; what holds it is named."""
     found = item("Pod", {"phase": "Running", **condition("Ready")})
-    found["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z"
+    found["metadata"] |= {"deletionTimestamp": "2024-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}
 
-    assert judge(found, "ready").sentence == "pod/x is being deleted"
+    assert judge(found, "ready").sentence == "pod/x is being deleted: its grace period is 30 s"
+    assert judge(found, "deleted").sentence == "pod/x still exists: its grace period is 30 s"
+    found["metadata"]["finalizers"] = ["example.com/hold"]
+    assert judge(found, "deleted").sentence == "pod/x still exists: held by its finalizers example.com/hold"
+    assert judge(item("Pod"), "deleted").sentence == "pod/x still exists, and nobody has deleted it"
+
+
+def test_condition_from_before_the_last_change() -> None:
+    """A controller that writes the generation into its conditions has not looked again yet."""
+    found = item("Gateway", condition("Programmed") | {"observedGeneration": 2}, generation=2)
+    found["status"]["conditions"][0]["observedGeneration"] = 1
+
+    assert judge(found, "ready").sentence == "gateway/x: its condition Programmed is from before the last change"
+    assert judge(found, "condition=Programmed").state == "pending"
+
+
+def test_custom_resource_without_a_status() -> None:
+    """Its definition says whether a controller will write one."""
+    assert judge(item("Widget"), "ready", Around(status=True)).state == "pending"
+    assert judge(item("Widget", {"size": 1}), "ready", Around(status=True)).state == "done"
+    assert judge(item("Widget"), "ready").state == "done"
+
+
+def endpoint(*, ready: bool) -> dict[str, Any]:
+    return {"endpoints": [{"conditions": {"ready": ready}}]}
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {"kind": "Pod", "metadata": {"name": "p", "uid": "p"}, "spec": {}, "status": {"phase": "Pending", **status}}
+
+
+NEVER = {"name": "app", "image": "i", "state": {"waiting": {"reason": "ErrImageNeverPull"}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "around", "state", "sentence"),
+    [
+        ({"selector": {"app": "x"}}, Around(slices=[endpoint(ready=True)]), "done", ""),
+        ({"selector": {"app": "x"}}, Around(slices=[]), "pending", "service/x has no ready endpoint"),
+        (
+            {"selector": {"app": "x"}},
+            Around(slices=[endpoint(ready=False)], pods=[pod()]),
+            "pending",
+            "service/x has no ready endpoint: pod/p: waits for a node",
+        ),
+        (
+            {"selector": {"app": "x"}},
+            Around(slices=[], pods=[]),
+            "pending",
+            "service/x: NoPods: no Pod has the labels that the Service selects: app=x",
+        ),
+        (
+            {"selector": {"app": "x"}},
+            Around(slices=[], pods=[pod(containerStatuses=[NEVER])]),
+            "hopeless",
+            None,
+        ),
+        ({"selector": {"app": "x"}}, Around(slices=[], pods=[pod(containerStatuses=[NEVER]), pod()]), "pending", None),
+        ({"type": "ExternalName"}, Around(), "done", ""),
+        ({}, Around(slices=[]), "done", ""),
+        ({}, Around(slices=[endpoint(ready=False)]), "pending", "service/x has no ready endpoint"),
+        ({"selector": {"app": "x"}}, Around(complete=False), "pending", "service/x: is looked at"),
+    ],
+)
+def test_service(spec: dict[str, Any], around: Around, state: str, sentence: str | None) -> None:
+    """Ready is an endpoint; one good Pod is enough, and without any it says why."""
+    verdict = judge(item("Service", **spec), "ready", around)
+
+    assert ("hopeless" if verdict.hopeless else verdict.state) == state
+    assert sentence is None or verdict.sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (item("Ingress"), "pending"),
+        (item("Ingress", {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}}), "done"),
+        (item("APIService"), "pending"),
+        (item("APIService", condition("Available")), "done"),
+        (item("PersistentVolume", {"phase": "Available"}), "done"),
+        (item("HorizontalPodAutoscaler"), "pending"),
+        (
+            item(
+                "HorizontalPodAutoscaler",
+                {"conditions": [{"type": name, "status": "True"} for name in ("AbleToScale", "ScalingActive")]},
+            ),
+            "done",
+        ),
+        (item("HorizontalPodAutoscaler", condition("AbleToScale", "False", reason="FailedGetScale")), "pending"),
+        (item("PodDisruptionBudget"), "pending"),
+        (item("PodDisruptionBudget", {"observedGeneration": 1}), "done"),
+        (
+            item(
+                "PodDisruptionBudget",
+                {"observedGeneration": 1, **condition("DisruptionAllowed", "False", reason="SyncFailed")},
+            ),
+            "pending",
+        ),
+        (item("CronJob"), "done"),
+        (item("StatefulSet", {"readyReplicas": 2, "replicas": 3}, replicas=2), "pending"),
+        (item("StatefulSet", {"readyReplicas": 1}, updateStrategy={"type": "OnDelete"}), "done"),
+        (
+            item(
+                "StatefulSet",
+                {"readyReplicas": 3, "updatedReplicas": 1, "currentRevision": "a", "updateRevision": "b"},
+                replicas=3,
+                updateStrategy={"rollingUpdate": {"partition": 2}},
+            ),
+            "done",
+        ),
+        (item("ReplicaSet", {"availableReplicas": 2, "replicas": 2}, replicas=1), "pending"),
+    ],
+)
+def test_other_kinds(found: dict[str, Any], state: str) -> None:
+    """What the controller of each kind writes when it is done."""
+    assert judge(found, "ready").state == state
+
+
+def test_workload_speaks_of_its_pods() -> None:
+    """The count first, then why the first Pod that misses is not ready, one in trouble rather than another."""
+    found = item("ReplicaSet", {"availableReplicas": 1}, replicas=3)
+    ready = pod(phase="Running", **condition("Ready"))
+    verdict = judge(found, "ready", Around(pods=[ready, pod(), pod(containerStatuses=[NEVER])]))
+
+    assert verdict.sentence.startswith("replicaset/x: 1 of 3 replicas ready: pod/p: container app: ErrImageNeverPull")
+    assert verdict.hopeless
+    assert verdict.hopeless.object["kind"] == "Pod"
+
+
+def test_job_counts_the_crashes_of_its_pods() -> None:
+    """Its backoffLimit decides about them; an image that is not there makes it wait for ever."""
+    crash = {"name": "app", "image": "i", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+
+    assert judge(item("Job"), "ready", Around(pods=[pod(containerStatuses=[crash])])).hopeless is None
+    assert judge(item("Job"), "ready", Around(pods=[pod(containerStatuses=[NEVER])])).hopeless
+
+
+def event(uid: str, reason: str, message: str = "", second: int = 0) -> dict[str, Any]:
+    return {
+        "involvedObject": {"uid": uid},
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": f"2024-01-01T00:00:{second:02}Z",
+        "metadata": {"resourceVersion": "1"},
+    }
+
+
+def test_pods_that_cannot_be_created() -> None:
+    """By the condition of a ReplicaSet or Deployment, else by events, as long as nothing newer says otherwise."""
+    quota = 'pods "x-abc" is forbidden: exceeded quota: none'
+    by_condition = judge(item("ReplicaSet", condition("ReplicaFailure", message=quota)), "ready").troubles
+    stateful = item("StatefulSet")
+    stateful["metadata"]["uid"] = "s"
+    failed = event("s", "FailedCreate", f"create Pod x-0 in StatefulSet x failed error: {quota}", 1)
+    by_event = judge(stateful, "ready", Around(events=[failed])).troubles
+    healed = judge(stateful, "ready", Around(events=[failed, event("s", "SuccessfulCreate", second=2)])).troubles
+
+    assert [(each.reason, each.words) for each in (*by_condition, *by_event)] == [
+        ("FailedCreate", "exceeded quota: none")
+    ] * 2
+    assert healed == ()
+
+
+def test_claim_explains_itself_by_events() -> None:
+    """Its status says nothing but Pending."""
+    claim = item("PersistentVolumeClaim", {"phase": "Pending"})
+    claim["metadata"]["uid"] = "c"
+    verdict = judge(claim, "ready", Around(events=[event("c", "FailedBinding", "no volumes available")]))
+
+    assert [trouble.reason for trouble in verdict.troubles] == ["FailedBinding"]
+    assert verdict.sentence.endswith("no storage class makes one: no volumes available")

@@ -1,16 +1,13 @@
-"""Which Pods speak for a workload, and when they end a wait."""
+"""Which Pods speak for a workload, and where they are found."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from runner.cluster.protocol import Selection
-from runner.cluster.workloads import PodsOf, newest
-from runner.deadline import Deadline
+from runner.cluster.workloads import newest, pods_of, slices_of
 
 
 def pod(name: str, created: str = "1", hash_: str = "a", reason: str = "") -> dict[str, Any]:
@@ -53,52 +50,35 @@ def test_pods_of_the_newest_revision(workload: dict[str, Any], expected: list[st
     assert [found["metadata"]["name"] for found in newest(workload, pods)] == expected
 
 
-class FakeCluster:
-    """One watch of Pods: these, and then silence until the deadline."""
+def test_pods_that_ended_have_been_replaced() -> None:
+    """An evicted Pod stays, and says nothing about the workload."""
+    evicted = pod("evicted")
+    evicted["status"]["phase"] = "Failed"
 
-    def __init__(self, *pods: dict[str, Any]) -> None:
-        self.pods = list(pods)
-        self.watched: list[str] = []
-
-    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[dict[str, Any]]]:
-        self.watched.append(f"{selection.namespace}: {selection}")
-        yield self.pods
-        ended = threading.Event()
-        with deadline.closing(ended.set):
-            ended.wait(20)
-        deadline.check()
+    assert newest(owner("ReplicaSet"), [evicted]) == []
 
 
 @pytest.mark.parametrize(
-    ("workload", "reason", "expected"),
+    ("kind", "selector", "expected"),
     [
-        (owner("Deployment"), "ErrImageNeverPull", "ErrImageNeverPull"),
-        (owner("Deployment"), "CrashLoopBackOff", "CrashLoopBackOff"),
-        (owner("Job"), "ErrImageNeverPull", "ErrImageNeverPull"),
-        (owner("Job"), "CrashLoopBackOff", None),
-        (owner("Deployment"), "", None),
-        (owner("ConfigMap"), "ErrImageNeverPull", None),
+        ("Deployment", {"matchLabels": {"app": "web", "tier": "db"}}, "app=web,tier=db"),
+        ("Service", {"app": "web"}, "app=web"),
+        ("Service", None, None),
+        ("Deployment", {"matchExpressions": [{"key": "a", "operator": "Exists"}]}, None),
+        ("ConfigMap", {"app": "web"}, None),
     ],
 )
-def test_hopeless_pods_end_the_wait(workload: dict[str, Any], reason: str, expected: str | None) -> None:
-    """A Job counts crashes itself."""
-    cluster: Any = FakeCluster(pod("p", reason=reason))
-    deadline = Deadline(20 if expected else 0.2)
-    with PodsOf(cluster, deadline) as pods:
-        pods.follow([workload])
-        ended = threading.Event()
-        with deadline.closing(ended.set):
-            ended.wait(deadline.remaining())
+def test_pods_of(kind: str, selector: Any, expected: str | None) -> None:
+    """By the labels that a workload or a Service selects."""
+    found = pods_of({**owner(kind), "spec": {"selector": selector}})
 
-    assert (pods.verdict.reason if pods.verdict else None) == expected
-    assert cluster.watched == ([] if workload["kind"] == "ConfigMap" else ["demo: pod -l app=web"])
+    assert found == (Selection("pod", selector=expected, namespace="demo") if expected else None)
 
 
-def test_pods_are_watched_once() -> None:
-    """However often the workload changes."""
-    cluster: Any = FakeCluster()
-    with PodsOf(cluster, Deadline(20)) as pods:
-        for _ in range(3):
-            pods.follow([owner("Deployment")])
+def test_slices_of_a_service() -> None:
+    """Those that carry its name; one that leads out of the cluster has none."""
+    service = owner("Service")
 
-    assert len(cluster.watched) == 1
+    assert str(slices_of(service)) == "endpointslice -l kubernetes.io/service-name=web"
+    assert slices_of({**service, "spec": {"type": "ExternalName"}}) is None
+    assert slices_of(owner("Deployment")) is None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
 
+from runner.cluster import waiting
 from runner.cluster.kubectl import KubectlDialect
-from runner.cluster.protocol import Selection
+from runner.cluster.protocol import Ref, Selection
 from runner.deadline import Deadline
 from runner.errors import Expired, StepFailed, TimedOut
 from runner.expressions import EvaluationError
@@ -97,6 +100,7 @@ def test_titles() -> None:
         {"target": "deployments.apps/a"},
         {"target": ["pod/a", "${{ inputs.b }}"]},
         {"target": {"kind": "pod", "name": "a"}},
+        {"target": "pod/a", "tolerate": {"Unschedulable": "5m"}},
         {"target": {"kind": "pod", "selector": "a=b"}, "that": "true"},
     ],
 )
@@ -123,6 +127,14 @@ HINT = "write kind/name, as in pod/pythonapp"
             Fault(("target",), "a target needs a name or a selector, one of them"),
         ),
         (
+            {"target": "pod/a", "tolerate": {"CrashLoopBackof": "1m"}},
+            Fault(
+                ("tolerate", "CrashLoopBackof"),
+                "there is no reason 'CrashLoopBackof' to tolerate",
+                "did you mean CrashLoopBackOff?",
+            ),
+        ),
+        (
             {"target": "pod/a", "until": "ready", "that": "true"},
             Fault(("that",), "`until` and `that` exclude each other"),
         ),
@@ -135,33 +147,88 @@ def test_what_is_wrong(data: dict[str, Any], expected: Fault) -> None:
 
 # -- run ------------------------------------------------------------------------------------------------------------
 
+Object = dict[str, Any]
 
-def pod(name: str, ready: bool = True, **more: Any) -> dict[str, Any]:
+
+def pod(name: str, ready: bool = True, **more: Any) -> Object:
     """A Pod as a cluster has it."""
     status = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "status": status, **more}
+    meta = {"name": name, "namespace": "demo", "uid": f"uid-{name}"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}, "status": status, **more}
 
 
+def troubled(name: str, reason: str, **more: Any) -> Object:
+    """A Pod whose container waits in vain."""
+    state = {"name": "app", "image": "i", "state": {"waiting": {"reason": reason}}, **more}
+    return pod(name, status={"phase": "Pending", "containerStatuses": [state]})
+
+
+JOB_FAILED = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"name": "j", "uid": "uid-j"},
+    "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]},
+}
+DEPLOYMENT = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "web", "namespace": "demo", "uid": "uid-web", "generation": 1},
+    "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}},
+    "status": {"observedGeneration": 1, "updatedReplicas": 1, "replicas": 1},
+}
+
+
+@dataclass
 class Stage:
-    """A step's context and its cluster in one: the states that a watch shows, one after the other, then a timeout."""
+    """A step's context, its cluster and the clock in one: the states that watches show, one after the other; when there
+    are no more, time goes by until the deadline.
+    """
 
-    def __init__(self, *states: list[dict[str, Any]], timeout: float = 5) -> None:
-        self.states = states
-        self.scene = scene(timeout=timeout)
-        self.namespace = "demo"
-        self.deadline = Deadline(5)
+    states: dict[str, list[list[Object]]]
+    timeout: float = 5
+    now: float = 0.0
+    namespace: str = "demo"
+    engine: str = "kubectl"
+    seen_selections: list[Selection] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    repeated: list[dict[str, Any]] = field(default_factory=list)
+    blamed: tuple[str, str] = ("", "")
+    events_: list[Object] = field(default_factory=list)
+    silent: StepFailed | None = None
+
+    def __post_init__(self) -> None:
+        self.scene = scene(timeout=self.timeout)
+        self.dialect = KubectlDialect()
+        self.deadline = Deadline(self.timeout)
         self.cluster = self
-        self.seen: list[Selection] = []
-        self.lines: list[str] = []
-        self.waits: list[str] = []
+        self.found: dict[Hashable, list[Object]] = {}
+        self.streams: dict[Hashable, Iterator[list[Object]]] = {}
 
-    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[dict[str, Any]]]:
-        self.seen.append(selection)
-        yield from self.states
-        raise Expired("the deadline")
+    # the cluster
 
-    def explain(self, objects: Sequence[dict[str, Any]], deadline: object) -> str:
-        return "explained " + " ".join(item["metadata"]["name"] for item in objects)
+    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
+        self.seen_selections.append(selection)
+        yield from self.states.get(str(selection), self.states.get(selection.kind, []))
+
+    def events(self, namespace: str, name: str, deadline: Deadline) -> Iterator[list[Object]]:
+        yield self.events_
+
+    def promises_status(self, item: Object, deadline: Deadline) -> bool:
+        return False
+
+    def expand(self, selection: Selection, deadline: Deadline) -> list[Ref]:
+        return [Ref("Pod", "pythonapp")]
+
+    def trouble(self) -> StepFailed | None:
+        return self.silent
+
+    def diagnose(self, objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str]) -> list[dict[str, Any]]:
+        self.blamed = blame
+        nothing: dict[str, Any] = {"namespace": "", "state": "", "conditions": [], "events": [], "containers": []}
+        return [{"object": f"explained {item['metadata']['name']}", **nothing} for item in objects]
+
+    # the context
 
     def observed(self, line: str) -> None:
         self.lines.append(line)
@@ -169,35 +236,81 @@ class Stage:
     def waiting(self, what: str) -> None:
         self.waits.append(what)
 
+    def emit(self, event: str, /, **fields: Any) -> None:
+        self.repeated.append(fields)
+
     def evaluate(self, key: str, **variables: Any) -> Any:
         """`that` and `fail_if` are keys of the object here."""
         if key not in variables["object"]:
             raise EvaluationError(key, f"there is no field `{key}`")
         return variables["object"][key]
 
+    # the watches
 
-def play(data: dict[str, Any], *states: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
-    stage: Any = Stage(*states)
-    return wait.run(args(data), stage), stage
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def follow(
+        self, key: Hashable, watch: Callable[[Deadline], Iterator[list[Object]]], *, needed: bool = True
+    ) -> None:
+        self.streams.setdefault(key, watch(self.deadline))
+
+    def seen(self, key: Hashable) -> list[Object] | None:
+        return self.found.get(key)
+
+    def awaited(self, key: Hashable) -> bool:
+        return False
+
+    def pause(self, seconds: float) -> None:
+        changed = False
+        for key, stream in self.streams.items():
+            if (state := next(stream, None)) is not None:
+                self.found[key] = state
+                changed = True
+        self.now += 0.01 if changed else seconds
+        if self.now >= self.timeout:
+            raise Expired("the deadline")
 
 
-def failed(data: dict[str, Any], *states: list[dict[str, Any]]) -> StepFailed:
-    stage: Any = Stage(*states)
+Play = Callable[..., tuple[dict[str, Any], Any]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Run a wait over the states of one selection, or of several (`{"pod/a": [[], [...]]}`)."""
+
+    def run(data: dict[str, Any], *states: Any, **more: Any) -> tuple[dict[str, Any], Any]:
+        target = data["target"]
+        kind = target["kind"] if isinstance(target, dict) else str(target).strip("['").partition("/")[0]
+        script = states[0] if states and isinstance(states[0], dict) else {kind: list(states)}
+        stage: Any = Stage(script, **more)
+        monkeypatch.setattr(waiting, "Vigil", lambda deadline: stage)
+        monkeypatch.setattr(time, "monotonic", lambda: stage.now)
+        try:
+            return wait.run(args(data), stage), stage
+        except StepFailed as error:
+            error.__dict__["stage"] = stage
+            raise
+
+    return run
+
+
+def failed(play: Play, data: dict[str, Any], *states: Any, **more: Any) -> Any:
     with pytest.raises(StepFailed) as caught:
-        wait.run(args(data), stage)
+        play(data, *states, **more)
     return caught.value
 
 
-def test_first_missing_then_pending_then_ready() -> None:
+def test_first_missing_then_pending_then_ready(play: Play) -> None:
     """One deadline covers both; what it waits for is told; the outputs are the objects."""
     outputs, stage = play({"target": "pod/a"}, [], [pod("a", ready=False)], [pod("a")])
 
     assert outputs == {"object": pod("a"), "objects": [pod("a")]}
-    assert stage.waits[0] == "pod/a does not exist yet"
-    assert len(stage.waits) == 2
-    assert stage.waits[1].startswith("pod/a")
+    assert stage.waits == ["pod/a does not exist yet", "pod/a: is Running"]
     assert stage.lines == ["kubectl wait pod/a --namespace=demo --for=condition=Ready --timeout=5s"]
-    assert stage.seen == [Selection("pod", ("a",), "", "demo")]
+    assert stage.seen_selections == [Selection("pod", ("a",), "", "demo")]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +327,7 @@ def test_first_missing_then_pending_then_ready() -> None:
         (2, 1, 1, False),
     ],
 )
-def test_how_many(count: str | int, ready: int, total: int, ends: bool) -> None:
+def test_how_many(play: Play, count: str | int, ready: int, total: int, ends: bool) -> None:
     """All that exist (at least one), any one, or a number."""
     data = {"target": {"kind": "pod", "selector": "app=x"}, "count": count}
     pods = [pod(str(number), ready=number < ready) for number in range(total)]
@@ -222,47 +335,54 @@ def test_how_many(count: str | int, ready: int, total: int, ends: bool) -> None:
     if ends:
         assert play(data, pods)[0]["objects"] == pods
     else:
-        assert failed(data, pods).reason == "timeout"
+        assert failed(play, data, pods).reason == "timeout"
 
 
-def test_all_of_several_names() -> None:
-    """A name that does not exist is not there yet, whatever the others do."""
-    data = {"target": ["pod/a", "pod/b"]}
+def test_all_of_several_names(play: Play) -> None:
+    """A name that does not exist is not there yet, whatever the others do; objects come in the order of the names."""
+    data = {"target": ["pod/b", "pod/a"]}
 
-    assert failed(data, [pod("a")]).message == "timed out after 5 s: 1 of 2 pod"
-    assert play(data, [pod("a")], [pod("a"), pod("b")])[0]["object"] == pod("a")
-
-
-def test_several_kinds_one_after_the_other() -> None:
-    """Their objects come together in the outputs."""
-    outputs, stage = play({"target": ["pod/a", "po/b"], "until": "exists"}, [pod("a")])
-
-    assert [selection.kind for selection in stage.seen] == ["pod", "po"]
-    assert len(outputs["objects"]) == len(stage.lines) == 2
+    assert failed(play, data, [pod("a")]).message == "timed out after 5 s: 1 of 2: pod/b does not exist yet"
+    assert play(data, [pod("a")], [pod("a"), pod("b")])[0]["objects"] == [pod("b"), pod("a")]
 
 
-def test_until_deleted() -> None:
-    """Ends when nothing is left, at once when nothing was there."""
+def test_several_kinds_together(play: Play) -> None:
+    """Their objects come together in the outputs; the one that is lost ends the wait, wherever it stands."""
+    data = {"target": ["pod/a", "job/j"]}
+    script = {"pod/a": [[pod("a", ready=False)]], "job/j": [[], [JOB_FAILED]]}
+    error = failed(play, data, script)
+
+    assert error.message.startswith("job/j: BackoffLimitExceeded")
+    assert error.stage.now < 1
+    outputs, stage = play({**data, "until": "exists"}, script)
+    assert [item["metadata"]["name"] for item in outputs["objects"]] == ["a", "j"]
+    assert len(stage.lines) == 2
+
+
+def test_until_deleted(play: Play) -> None:
+    """Ends when nothing is left, at once when nothing was there, and when another one has the name."""
     data = {"target": "pod/a", "until": "deleted"}
     outputs, stage = play(data, [pod("a")], [])
+    other = pod("a", metadata={"name": "a", "uid": "another"})
 
     assert outputs == {"object": None, "objects": []}
-    assert stage.waits == ["pod/a still exists"]
+    assert stage.waits == ["pod/a still exists, and nobody has deleted it"]
     assert play(data, [])[1].waits == []
+    assert play(data, [pod("a")], [other])[1].now < 1
 
 
 @pytest.mark.parametrize(("until", "ends"), [("condition=Ready", True), ("condition=Ready=False", False)])
-def test_until_condition(until: str, ends: bool) -> None:
+def test_until_condition(play: Play, until: str, ends: bool) -> None:
     """With its value; True by default."""
     data = {"target": "pod/a", "until": until}
 
     if ends:
         assert play(data, [pod("a")])[0]["object"] == pod("a")
     else:
-        assert failed(data, [pod("a")]).reason == "timeout"
+        assert failed(play, data, [pod("a")]).reason == "timeout"
 
 
-def test_that() -> None:
+def test_that(play: Play) -> None:
     """A missing field means not yet; only `true` ends the wait, not any value that is not empty."""
     data = {"target": "pod/a", "that": "object.x"}
     outputs, stage = play(data, [pod("a")], [pod("a", that=False)], [pod("a", that="yes")], [pod("a", that=True)])
@@ -271,52 +391,163 @@ def test_that() -> None:
     assert stage.waits == [
         "pod/a: not yet object.x: there is no field `that`",
         "pod/a: not yet object.x",
-        "pod/a: not yet object.x",
+        "pod/a: not yet object.x: it gives 'yes', which is neither true nor false",
     ]
 
 
-def test_fail_if() -> None:
+def test_trouble_may_be_what_that_waits_for(play: Play) -> None:
+    """It is told, and ends the wait only when `tolerate` names it."""
+    data = {"target": "pod/a", "that": "object.x"}
+    error = failed(play, data, [troubled("a", "CrashLoopBackOff")])
+    told = "pod/a: not yet object.x: there is no field `that` (pod/a: container app: CrashLoopBackOff: "
+
+    assert error.reason == "timeout"
+    assert told in error.message
+    named = failed(play, data | {"tolerate": {"CrashLoopBackOff": "1s"}}, [troubled("a", "CrashLoopBackOff")])
+    assert (named.reason, round(named.stage.now)) == ("CrashLoopBackOff", 1)
+
+
+def test_fail_if(play: Play) -> None:
     """Ends at once with the expression, and with what the cluster says about the objects."""
     data = {"target": "pod/a", "fail_if": "object.x"}
-    error = failed(data, [pod("a", ready=False)], [pod("a", ready=False, fail_if=True)], [pod("a")])
+    error = failed(play, data, [pod("a", ready=False)], [pod("a", ready=False, fail_if=True)], [pod("a")])
 
     assert (error.message, error.reason, error.details) == ("pod/a: object.x holds", "fail_if", "explained a")
     assert not isinstance(error, TimedOut)
     assert play(data, [pod("a", ready=False, fail_if=False)], [pod("a")])
 
 
-def test_what_cannot_succeed_fails_at_once() -> None:
-    """A Job that failed is not waited for."""
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": "j"},
-        "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]},
-    }
-    error = failed({"target": "job/j", "until": "complete"}, [job])
+def test_what_cannot_succeed_fails_at_once(play: Play) -> None:
+    """With the reason, what to do, what to type, and what the cluster says, as data too."""
+    error = failed(play, {"target": "pod/a"}, [troubled("a", "ErrImageNeverPull")])
 
     assert not isinstance(error, TimedOut)
-    assert error.message.startswith("job/j failed")
-    assert error.details == "explained j"
+    assert (error.reason, error.details, error.stage.blamed) == ("ErrImageNeverPull", "explained a", ("pod/a", "app"))
+    assert error.message.startswith("pod/a: container app: ErrImageNeverPull: ")
+    assert error.hint.endswith("into the cluster; kubectl describe pod/a --namespace=demo")
+    assert [item["object"] for item in error.objects] == ["explained a"]
 
 
-def test_timeout() -> None:
+def test_what_may_heal_gets_time(play: Play) -> None:
+    """The line says for how long; healed in time it passes, and `tolerate` changes the time."""
+    data = {"target": "pod/a"}
+    missing = troubled("a", "CreateContainerConfigError")
+    error = failed(play, data, [missing], timeout=60)
+
+    assert (error.reason, round(error.stage.now)) == ("CreateContainerConfigError", 20)
+    assert error.stage.waits[0].endswith("(tolerated for 20 s)")
+    assert play(data, [missing], [pod("a")])[0]["object"] == pod("a")
+    shorter = data | {"tolerate": {"CreateContainerConfigError": "3s"}}
+    assert round(failed(play, shorter, [missing], timeout=60).stage.now) == 3
+    longer = data | {"tolerate": {"CreateContainerConfigError": "1h"}}
+    assert failed(play, longer, [missing], timeout=60).reason == "timeout"
+
+
+def test_a_new_trouble_has_time_of_its_own(play: Play) -> None:
+    """What healed and comes back begins anew; a pull that fails and backs off in turns does not."""
+    first, second = troubled("a", "ErrImagePull"), troubled("a", "ImagePullBackOff")
+    states = [state for _ in range(3000) for state in ([first], [second])]
+    healed = [[troubled("a", "CreateContainerError")]] * 1500 + [[pod("a", ready=False)]]
+    healed += [[troubled("a", "CreateContainerError")]] * 1500 + [[pod("a")]]
+
+    assert round(failed(play, {"target": "pod/a"}, *states, timeout=100).stage.now) == 40
+    assert play({"target": "pod/a"}, *healed, timeout=100)[1].now > 25
+
+
+def test_registry_that_says_no_is_believed(play: Play) -> None:
+    """A pull may heal when the registry was away, not when it has no such image."""
+    waiting_ = {"state": {"waiting": {"reason": "ErrImagePull", "message": 'failed to resolve "x:1": x:1: not found'}}}
+    error = failed(play, {"target": "pod/a"}, [troubled("a", "ErrImagePull", **waiting_)])
+
+    assert (error.reason, error.stage.now < 1) == ("ErrImagePull", True)
+    assert error.message.endswith("the image cannot be pulled: image i: x:1: not found")
+
+
+def test_count_survives_one_that_is_lost(play: Play) -> None:
+    """As long as so many can come; when not, it ends."""
+    lost = troubled("b", "CrashLoopBackOff")
+    names = {"target": ["pod/a", "pod/b"]}
+
+    assert play(names | {"count": 1}, [pod("a", ready=False), lost], [pod("a"), lost])[1].now < 1
+    assert failed(play, names | {"count": 2}, [pod("a", ready=False), lost]).reason == "CrashLoopBackOff"
+    assert failed(play, names | {"count": "any"}, [lost, troubled("a", "ErrImageNeverPull")]).stage.now < 1
+    assert failed(play, names | {"count": "any"}, [lost, pod("a", ready=False)]).reason == "timeout"
+
+
+def test_workload_is_judged_by_its_pods(play: Play) -> None:
+    """The message names both; the details are about the workload, and its Pod is to blame."""
+    script = {"deployment/web": [[DEPLOYMENT]], "pod -l app=web": [[], [troubled("web-1", "ErrImageNeverPull")]]}
+    error = failed(play, {"target": "deployment/web"}, script)
+
+    assert error.message.startswith("deployment/web: pod/web-1: container app: ErrImageNeverPull: ")
+    assert error.hint.endswith("kubectl describe pod/web-1 --namespace=demo")
+    assert (error.details, error.stage.blamed) == ("explained web", ("pod/web-1", "app"))
+
+
+def test_events_say_what_status_does_not(play: Play) -> None:
+    """A volume that cannot be mounted is known from events alone."""
+    event = {
+        "reason": "FailedMount",
+        "message": 'secret "s" not found',
+        "involvedObject": {"uid": "uid-a"},
+        "lastTimestamp": "2024-01-01T00:00:00Z",
+        "metadata": {"resourceVersion": "1"},
+    }
+    waits = troubled("a", "ContainerCreating")
+    error = failed(play, {"target": "pod/a"}, [waits], timeout=60, events_=[event])
+
+    assert (error.reason, round(error.stage.now)) == ("FailedMount", 20)
+    assert error.message == 'pod/a: FailedMount: a volume cannot be mounted: secret "s" not found'
+
+
+def test_timeout(play: Play) -> None:
     """Says how long, what was missing, what to type next, and what the cluster says."""
-    error = failed({"target": "pod/a"}, [pod("a", ready=False)])
-    nothing = failed({"target": "pod/a"}, [])
+    error = failed(play, {"target": "pod/a"}, [pod("a", ready=False)])
 
     assert isinstance(error, TimedOut)
-    assert error.message.startswith("timed out after 5 s: pod/a")
+    assert error.message == "timed out after 5 s: pod/a: is Running"
     assert (error.hint, error.details, error.reason) == (
         "kubectl describe pod/a --namespace=demo",
         "explained a",
         "timeout",
     )
-    assert (nothing.message, nothing.hint) == ("timed out after 5 s: pod/a does not exist yet", "")
 
 
-def test_object_that_went_away() -> None:
-    """Named as what it is: it was there and is not any more."""
-    assert failed({"target": "pod/a"}, [pod("a", ready=False)], []).message == (
-        "timed out after 5 s: pod/a was deleted meanwhile"
-    )
+def test_timeout_when_the_cluster_is_silent(play: Play) -> None:
+    """Then that is the reason, and nobody is asked for more."""
+    silent = StepFailed("the API server does not answer", hint="is it running?")
+    error = failed(play, {"target": "pod/a"}, [pod("a", ready=False)], silent=silent)
+
+    assert error.message == "timed out after 5 s: pod/a: is Running: the API server does not answer"
+    assert (error.hint, error.details) == ("is it running?", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [("pod/pythonap", "did you mean pod/pythonapp?"), ("pod/x", "there is: pythonapp")],
+)
+def test_timeout_of_what_never_came(play: Play, target: str, hint: str) -> None:
+    """The name may be misspelt."""
+    error = failed(play, {"target": target}, [])
+
+    assert (error.message, error.hint) == (f"timed out after 5 s: {target} does not exist yet", hint)
+
+
+def test_object_that_went_away(play: Play) -> None:
+    """It may come back for some seconds, as a Pod of a StatefulSet does; then it is lost."""
+    error = failed(play, {"target": "pod/a"}, [pod("a", ready=False)], [], timeout=60)
+
+    assert (error.reason, round(error.stage.now)) == ("Deleted", 5)
+    assert error.message == "pod/a: Deleted: it was deleted meanwhile, and did not come back"
+    assert error.stage.waits[-1] == "pod/a was deleted meanwhile (tolerated for 5 s)"
+    assert play({"target": "pod/a"}, [pod("a", ready=False)], [], [pod("a")])[1].now < 1
+
+
+def test_it_says_that_it_is_alive(play: Play) -> None:
+    """The same line again every 10 s, with how long it has been."""
+    error = failed(play, {"target": "pod/a"}, [pod("a", ready=False)], timeout=35)
+
+    assert error.stage.waits == ["pod/a: is Running"]
+    assert [(said["waiting_for"], round(said["seconds"])) for said in error.stage.repeated] == [
+        ("pod/a: is Running", seconds) for seconds in (10, 20, 30)
+    ]

@@ -1,0 +1,301 @@
+"""Waiting for objects: watches them and what stands around them, and ends when they are there, or cannot come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+from runner.cluster.diagnosis import text as diagnosis_text
+from runner.cluster.protocol import Selection
+from runner.cluster.readiness import DONE, Around, Verdict, judge, obstacles
+from runner.cluster.reasons import REASONS, Trouble, name_of
+from runner.cluster.vigil import Vigil
+from runner.cluster.workloads import pods_of, slices_of
+from runner.deadline import Deadline
+from runner.errors import RunnerError, StepFailed, TimedOut
+
+if TYPE_CHECKING:
+    from runner.cluster.protocol import Cluster, Hand, Object
+
+# A reader of a log wants to see that the wait is alive, and on what it waits.
+HEARTBEAT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is waited for: `until` as `readiness.judge` knows it, or a `test` of one's own.
+
+    A test is asked about an object and all of its selection. Trouble ends such a wait only for the reasons that
+    `tolerate` names (in seconds), because it may be what is waited for. `fail_if` answers a sentence when all is lost.
+    """
+
+    until: str = "ready"
+    test: Callable[[Object, Sequence[Object]], Verdict] | None = None
+    fail_if: Callable[[Object, Sequence[Object]], str] | None = None
+    count: Literal["all", "any"] | int = "all"
+    tolerate: Mapping[str, float] = field(default_factory=dict)
+
+
+def wait_for(cluster: Cluster, selections: Sequence[Selection], goal: Goal, hand: Hand) -> list[Object]:
+    """Wait for all selections together; answers the objects, in the order of the names that were given.
+
+    Raises `StepFailed` as soon as the goal cannot be reached any more, `TimedOut` at the hand's deadline; both carry
+    what the cluster knows about the objects that are missing.
+    """
+    with Vigil(hand.deadline) as vigil:
+        return _Wait(cluster, selections, goal, hand, vigil).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One thing that is waited for: an object, or the place of one that is not there."""
+
+    verdict: Verdict
+    object: Object | None
+    selection: Selection
+
+    @property
+    def done(self) -> bool:
+        return self.verdict.state == "done"
+
+
+class _Tolerance:
+    """Remembers since when there is which trouble."""
+
+    def __init__(self, overrides: Mapping[str, float]) -> None:
+        self._overrides = overrides
+        self._since: dict[tuple[str, str, str], float] = {}
+        self._seen: set[tuple[str, str, str]] = set()
+        self.next = HEARTBEAT
+        """After how many seconds a trouble that is tolerated now will not be any more."""
+
+    def begin(self) -> None:
+        """A new look at everything."""
+        self._seen.clear()
+        self.next = HEARTBEAT
+
+    def end(self) -> None:
+        """What was not seen in this look has healed."""
+        self._since = {key: since for key, since in self._since.items() if key in self._seen}
+
+    def intolerable(self, troubles: Iterable[Trouble], *, by_name_only: bool) -> Trouble | None:
+        """The first trouble that has lasted too long. `by_name_only` looks at reasons that the user named alone."""
+        now = time.monotonic()
+        found: Trouble | None = None
+        for trouble in troubles:
+            self._seen.add(trouble.key)
+            left = self._since.setdefault(trouble.key, now) + trouble.tolerated(self._overrides) - now
+            named = trouble.reason in self._overrides or trouble.reason == "Deleted"
+            if trouble.resting or (by_name_only and not named):
+                continue
+            if left <= 0:
+                found = found or trouble
+            else:
+                self.next = min(self.next, left)
+        return found
+
+
+class _Wait:
+    """The state of one wait."""
+
+    def __init__(self, cluster: Cluster, selections: Sequence[Selection], goal: Goal, hand: Hand, vigil: Vigil) -> None:
+        self._cluster = cluster
+        self._selections = selections
+        self._goal = goal
+        self._hand = hand
+        self._vigil = vigil
+        self._tolerance = _Tolerance(goal.tolerate)
+        self._known: dict[tuple[Selection, str], Object] = {}
+        self._said = ""
+        self._said_at = 0.0
+        self._began = time.monotonic()
+
+    def run(self) -> list[Object]:
+        for selection in self._selections:
+            self._vigil.follow(selection, partial(self._cluster.watch, selection))
+        items: list[_Item] = []
+        try:
+            self._vigil.pause(1.0)  # the first answer comes within milliseconds, and is worth more than "no answer yet"
+            while True:
+                items = list(self._items())
+                if self._reached(items):
+                    return [item.object for item in items if item.object]
+                self._check_hope(items)
+                self._say(self._summary(items))
+                self._vigil.pause(self._until_next_look(items))
+        except TimedOut:
+            raise self._timed_out(items) from None
+
+    def _until_next_look(self, items: Sequence[_Item]) -> float:
+        """Seconds until something changes although nothing happens."""
+        again = min((item.verdict.again for item in items if item.verdict.again), default=HEARTBEAT)
+        return max(0.01, min(self._tolerance.next, again, self._said_at + HEARTBEAT - time.monotonic()))
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def _items(self) -> Iterator[_Item]:
+        for selection in self._selections:
+            found = self._vigil.seen(selection)
+            if found is None:
+                yield _Item(Verdict("pending", f"{selection}: no answer yet"), None, selection)
+                continue
+            by_name = {item["metadata"]["name"]: item for item in found}
+            for name in selection.names or by_name:
+                if name in by_name:
+                    yield _Item(self._judge(selection, by_name[name], found), by_name[name], selection)
+                elif self._goal.until != "deleted":
+                    yield _Item(self._absent(selection, name), None, selection)
+            if not selection.names and not by_name and self._goal.until != "deleted":
+                yield _Item(self._absent(selection, ""), None, selection)
+
+    def _judge(self, selection: Selection, item: Object, all_: Sequence[Object]) -> Verdict:
+        first = self._known.setdefault((selection, item["metadata"]["name"]), item)
+        self._known[selection, ""] = item
+        if self._goal.until == "deleted" and first["metadata"].get("uid") != item["metadata"].get("uid"):
+            return DONE  # another one has the name now
+        if self._goal.fail_if and (sentence := self._goal.fail_if(item, all_)):
+            raise self._explained(StepFailed(sentence, reason="fail_if"), [item], None)
+        verdict = self._goal.test(item, all_) if self._goal.test else judge(item, self._goal.until)
+        if verdict.state == "done" and (self._goal.test or self._goal.until == "exists"):
+            return verdict
+        around = self._around(item)
+        if self._goal.test is None:
+            return judge(item, self._goal.until, around)
+        troubles = tuple(obstacles(item, around))
+        why = f" ({troubles[0].sentence})" if troubles else ""
+        return Verdict("pending", verdict.sentence + why, troubles)
+
+    def _absent(self, selection: Selection, name: str) -> Verdict:
+        what = f"{selection.kind}/{name}" if name else str(selection)
+        gone = self._known.get((selection, name))
+        if gone is None:
+            return Verdict("pending", f"{what} does not exist yet")
+        return Verdict("pending", f"{what} was deleted meanwhile", (Trouble("Deleted", gone),))
+
+    def _around(self, item: Object) -> Around:
+        """What else is known about an object; from now on that is watched, too."""
+        if self._goal.until == "deleted":
+            return Around()
+        meta = item["metadata"]
+        uid, namespace = meta.get("uid") or meta["name"], meta.get("namespace") or ""
+        watches = {("pods", uid): pods_of(item), ("slices", uid): slices_of(item)}
+        for key, selection in watches.items():
+            if selection:
+                self._vigil.follow(key, partial(self._cluster.watch, selection), needed=False)
+        alone = item.get("kind") == "Pod" and [len(each.names) for each in self._selections] == [1]
+        about = meta["name"] if alone else ""
+        events = ("events", namespace, about)
+        if namespace:
+            self._vigil.follow(events, partial(self._cluster.events, namespace, about), needed=False)
+        return Around(
+            pods=self._vigil.seen(("pods", uid)),
+            slices=self._vigil.seen(("slices", uid)),
+            events=self._vigil.seen(events) or (),
+            complete=not any(selection and self._vigil.awaited(key) for key, selection in watches.items()),
+            status=not item.get("status") and self._cluster.promises_status(item, self._hand.deadline),
+        )
+
+    # -- deciding -----------------------------------------------------------------------------------------------
+
+    def _reached(self, items: Sequence[_Item]) -> bool:
+        done = sum(item.done for item in items)
+        if self._goal.until == "deleted":
+            return done == len(items)
+        if self._goal.count == "any":
+            return done > 0
+        return done == len(items) if self._goal.count == "all" else done >= self._goal.count
+
+    def _check_hope(self, items: Sequence[_Item]) -> None:
+        """Raise when so many are lost that the goal cannot be reached."""
+        self._tolerance.begin()
+        lost: list[tuple[_Item, Trouble]] = []
+        for item in items:
+            troubles = () if item.done else item.verdict.troubles
+            if trouble := self._tolerance.intolerable(troubles, by_name_only=self._goal.test is not None):
+                lost.append((item, trouble))
+        self._tolerance.end()
+        count = self._goal.count
+        by_name = all(selection.names for selection in self._selections)
+        too_few = isinstance(count, int) and by_name and len(items) - len(lost) < count
+        if lost and (count == "all" or len(lost) == len(items) or too_few):
+            raise self._failed(*lost[0])
+
+    def _failed(self, item: _Item, trouble: Trouble) -> StepFailed:
+        whole = item.object if item.object and item.object is not trouble.object else None
+        sentence = f"{name_of(whole)}: {trouble.sentence}" if whole else trouble.sentence
+        look = trouble.look if self._cluster.engine == "kubectl" else ""
+        hint = "; ".join(filter(None, (REASONS[trouble.reason].hint, look)))
+        return self._explained(
+            StepFailed(sentence, hint=hint, reason=trouble.reason), [whole or trouble.object], trouble
+        )
+
+    def _timed_out(self, items: Sequence[_Item]) -> StepFailed:
+        pending = [item for item in items if not item.done]
+        objects = [item.object for item in pending if item.object]
+        trouble = next((trouble for item in pending for trouble in item.verdict.troubles), None)
+        message = f"timed out after {self._hand.deadline.seconds or 0:g} s: {self._summary(items)}"
+        if silent := self._cluster.trouble():
+            return TimedOut(f"{message}: {silent.message}", reason="timeout", hint=silent.hint)
+        hint = self._describe(objects[0]) if objects else self._similar(pending)
+        error = TimedOut(message, reason="timeout", hint=hint)
+        return self._explained(error, objects, trouble)
+
+    def _describe(self, item: Object) -> str:
+        """What a person types to see its state."""
+        meta = item["metadata"]
+        namespace = meta.get("namespace") or ""
+        one = Selection(item["kind"].lower(), (meta["name"],), namespace=namespace)
+        return str(self._cluster.dialect.describe(one))
+
+    def _similar(self, absent: Sequence[_Item]) -> str:
+        """What exists instead of the first thing that does not: the name may be misspelt."""
+        selection = next((item.selection for item in absent), self._selections[0])
+        all_ = Selection(selection.kind, namespace=selection.namespace)
+        with Deadline(3) as deadline, suppress(RunnerError):
+            names = [ref.name for ref in self._cluster.expand(all_, deadline)]
+            wanted = [name for name in selection.names if name not in names]
+            close = get_close_matches(wanted[0], names, n=1) if wanted else []
+            if close:
+                return f"did you mean {selection.kind}/{close[0]}?"
+            return f"there is: {', '.join(names[:5])}" if names else f"there is no {selection.kind} at all"
+        return ""
+
+    def _explained(self, error: StepFailed, objects: Sequence[Object], trouble: Trouble | None) -> StepFailed:
+        """The error, with what the cluster knows about the objects."""
+        blame = (trouble.name, trouble.container) if trouble else ("", "")
+        error.objects = self._cluster.diagnose(objects, self._hand.deadline, blame)
+        error.details = diagnosis_text(error.objects)
+        return error
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def _say(self, sentence: str) -> None:
+        now = time.monotonic()
+        if sentence != self._said:
+            self._hand.waiting(sentence)
+        elif now >= self._said_at + HEARTBEAT:
+            self._hand.emit("step waiting", waiting_for=sentence, seconds=round(now - self._began, 1))
+        else:
+            return
+        self._said, self._said_at = sentence, now
+
+    def _summary(self, items: Sequence[_Item]) -> str:
+        """On what it waits, and why, in one line."""
+        pending = [item.verdict for item in items if not item.done]
+        wanted = {"all": len(items), "any": 1}.get(str(self._goal.count)) or self._goal.count
+        count = f"{len(items) - len(pending)} of {wanted}"
+        if not pending:
+            return f"{count} {self._selections[0].kind}"
+        first = next((verdict for verdict in pending if verdict.troubles), pending[0])
+        more = f" (and {len(pending) - 1} more)" if len(pending) > 1 else ""
+        return (f"{count}: " if wanted != 1 or len(items) > 1 else "") + first.sentence + self._tolerated(first) + more
+
+    def _tolerated(self, verdict: Verdict) -> str:
+        active = [trouble for trouble in verdict.troubles if not trouble.resting]
+        seconds = active[0].tolerated(self._goal.tolerate) if active and self._goal.test is None else 0
+        return f" (tolerated for {seconds:g} s)" if seconds else ""
