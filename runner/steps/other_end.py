@@ -79,12 +79,14 @@ def _container_trouble(container: Object) -> str:
     state = container.get("state") or {}
     reason = (state.get("waiting") or {}).get("reason", "")
     restarts = container.get("restartCount") or 0
-    times = "once" if restarts == 1 else f"{restarts} times"
+    times = f"restarted {'once' if restarts == 1 else f'{restarts} times'}"
     if reason and reason != "ContainerCreating":
-        return f"waits in {reason}" + (f", restarted {times}" if restarts else "")
-    if "terminated" in state:
-        return f"ended with exit code {state['terminated'].get('exitCode')}"
-    return f"was restarted {times}" if restarts else ""
+        words = f"waits in {reason}"
+    elif "terminated" in state:
+        words = f"ended with exit code {state['terminated'].get('exitCode')}"
+    else:
+        return f"was {times}" if restarts else ""
+    return f"{words}, {times}" if restarts else words
 
 
 def _is_ready(pod: Object) -> bool:
