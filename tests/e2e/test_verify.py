@@ -158,4 +158,4 @@ def test_crashing_pod_behind_the_port(flow: Flow) -> None:
     assert code == 1
     assert "pod/crasher " in failure["hint"], json.dumps(failure, indent=1)
     assert "restarted" in failure["hint"]
-    assert "the config has no key `database`" in failure["details"]
+    assert "last log lines of container app" in failure["details"], failure["details"]
