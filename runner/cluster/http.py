@@ -156,16 +156,15 @@ class Api:
                 if response.status != http.client.OK:
                     _checked(response, _read(sock, response, deadline, within))
                 opened()
-                while True:
-                    # Not the whole budget again for each event.
-                    sock.settimeout(deadline.socket_timeout())
-                    line = response.readline()
-                    deadline.check()
-                    if not line:
-                        break
-                    if not line.endswith(b"\n"):
-                        raise http.client.IncompleteRead(line)
-                    yield _parsed(line)
+                rest = b""
+                # Not the whole budget again for each piece.
+                while piece := _next(sock, response, deadline.socket_timeout()):
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        deadline.check()
+                        yield _parsed(line)
+                if rest:
+                    raise http.client.IncompleteRead(rest)
         except (OSError, http.client.HTTPException) as error:
             deadline.check()
             raise _unreachable(error, within) from error

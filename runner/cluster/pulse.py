@@ -12,7 +12,7 @@ from runner.cluster.http import ApiError, Unreachable
 from runner.deadline import Deadline
 from runner.errors import RunnerError
 
-EVERY_SECONDS: Final = 5.0
+EVERY_SECONDS: Final = 3.0
 OVERDUE_SECONDS: Final = 150.0
 """API servers send each watch a bookmark about once a minute; one that is silent for longer is opened again."""
 _GATEWAY: Final = frozenset({502, 503, 504})
@@ -30,7 +30,7 @@ class Ear:
 
 
 class Pulse:
-    """While watches are open and all are silent: asks every five seconds whether the server is there, in one request
+    """While watches are open and all are silent: asks every three seconds whether the server is there, in one request
     for all of them, and ends the watches when it is not.
     """
 

@@ -147,6 +147,20 @@ def test_stream_ends_with_the_connection(tmp_path: Path) -> None:
         assert list(api.stream("/", Deadline(10))) == [{"n": 1}, {"n": 2}]
 
 
+def test_stream_that_is_cut_is_no_end(tmp_path: Path) -> None:
+    """Between two lines, too: the last chunk is missing."""
+
+    def cut(client: socket.socket) -> None:
+        client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b'9\r\n{"n": 1}\n\r\n')
+        hang_up(client)
+
+    with serving(tmp_path / "s", cut) as api:
+        stream = api.stream("/", Deadline(10))
+        assert next(stream) == {"n": 1}
+        with pytest.raises(Unreachable, match="was cut"):
+            next(stream)
+
+
 @pytest.mark.parametrize("when", ["before", "while it is silent"])
 def test_cancel_ends_a_stream_at_once(tmp_path: Path, when: str) -> None:
     """A signal reaches a watch in which nothing happens."""
