@@ -19,6 +19,8 @@ import yaml
 from runner.errors import InvalidWorkflow, Problem
 
 MAX_BYTES: Final = 1024 * 1024
+MAX_OBJECT_BYTES: Final = 8 * MAX_BYTES
+"""Of Kubernetes objects: bundles of definitions have megabytes."""
 MAX_DEPTH: Final = 64
 MAX_ALIASES: Final = 100
 MAX_NODES: Final = 50_000
@@ -140,7 +142,12 @@ def read_objects(path: FilePath, name: str) -> tuple[Document, ...]:
     """The documents of a file of Kubernetes objects (or a kubeconfig), empty ones left out; scalars as kubectl reads
     them. Raises `InvalidWorkflow`.
     """
-    source = _Source(name, path.absolute(), _decoded(_read(path, name), name))
+    return loads_objects(_read(path, name, MAX_OBJECT_BYTES), name, path)
+
+
+def loads_objects(text: str | bytes, name: str, path: FilePath | None = None) -> tuple[Document, ...]:
+    """`read_objects` for text in memory."""
+    source = _Source(name, (path or FilePath(name)).absolute(), _decoded(text, name, MAX_OBJECT_BYTES))
     documents = tuple(_document(root, source, _KUBERNETES) for root in _nodes(source) if not root.is_empty)
     source.raise_problems()
     return documents
@@ -149,26 +156,26 @@ def read_objects(path: FilePath, name: str) -> tuple[Document, ...]:
 # -- text -----------------------------------------------------------------------------------------------------------
 
 
-def _read(path: FilePath, name: str) -> bytes:
+def _read(path: FilePath, name: str, limit: int = MAX_BYTES) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(limit + 1)
     except FileNotFoundError:
         _refuse(name, f"there is no file {name}")
     except IsADirectoryError:
         _refuse(name, f"{name} is a folder")
     except OSError as error:
         _refuse(name, f"{name} cannot be read: {error.strerror}")
-    if len(content) > MAX_BYTES:
-        _refuse(name, f"{name} is larger than 1 MiB", "split it")
+    if len(content) > limit:
+        _refuse(name, f"{name} is larger than {limit // MAX_BYTES} MiB", "split it")
     return content
 
 
-def _decoded(text: str | bytes, name: str) -> str:
+def _decoded(text: str | bytes, name: str, limit: int = MAX_BYTES) -> str:
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
-    if len(text) > MAX_BYTES:
-        _refuse(name, f"{name} is larger than 1 MiB", "split it")
+    if len(text) > limit:
+        _refuse(name, f"{name} is larger than {limit // MAX_BYTES} MiB", "split it")
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         _refuse(name, f"{name} is UTF-16", "save it as UTF-8")
     try:

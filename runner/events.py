@@ -32,6 +32,7 @@ LEVELS: Final[Mapping[str, str]] = {
     "step cancelled": "warning",  # workflow, step, name, kind, seconds, because
     "command started": "debug",  # step, argv, cwd
     "command output": "debug",  # step, stream, line
+    "command retried": "warning",  # step, attempt, why, rule, nature (transient or converging)
     "command ended": "debug",  # step, argv, code, seconds
     "observation": "debug",  # step, equivalent (the kubectl line that it stands for)
     "object created": "debug",  # object, uid

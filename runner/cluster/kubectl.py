@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.cluster import deletion, diagnosis, ownership
-from runner.cluster.discovery import Resource
+from runner.cluster import applying, deletion, diagnosis, removal
 from runner.cluster.http import Api
 from runner.cluster.observer import Observer
 from runner.cluster.patience import Patience, Report, quiet
 from runner.cluster.protocol import (
-    RUN_LABEL,
     Applied,
     Backend,
     Gone,
@@ -24,12 +22,10 @@ from runner.cluster.protocol import (
     Ref,
     RemovingHand,
     Selection,
-    name_suffix,
-    render,
 )
 from runner.cluster.proxy import Proxy
 from runner.deadline import Deadline
-from runner.errors import Cancelled, RunnerError, StepFailed, TimedOut
+from runner.errors import RunnerError
 from runner.journal import Undo
 from runner.shell import Command
 
@@ -44,8 +40,10 @@ class KubectlDialect:
 
     engine = "kubectl"
 
-    def apply(self, file: str, namespace: str) -> Command:
-        return Command(("kubectl", "apply", *_namespaced(namespace), f"--filename={file}"))
+    def apply(self, files: Sequence[str], namespace: str, *, server_side: bool = False) -> tuple[Command, ...]:
+        side = ("--server-side",) if server_side else ()
+        names = (f"--filename={file}" for file in files)
+        return (Command(("kubectl", "apply", *side, *_namespaced(namespace), *names)),)
 
     def delete(
         self, selections: Sequence[Selection], grace: int | None, *, ignore_not_found: bool = True
@@ -167,6 +165,8 @@ class Kubectl(Observer):
         self.verdict: Verdict
         """Whether the cluster is local and how images reach its nodes; set by whoever judged it."""
         self._pinned = pinned
+        self.runs = pinned.parent.parent
+        """Where the runs of this machine are remembered."""
         self._proxy = Proxy(self.environment, sockets)
         look = f"is it running? kubectl --context={selected.context} get --raw=/readyz --request-timeout=5s"
         patience = Patience(selected.server, look, report)
@@ -177,91 +177,15 @@ class Kubectl(Observer):
     def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
         return [], []
 
-    def apply(self, manifests: Sequence[Manifest], namespace: str, hand: Hand) -> list[Applied]:
-        planned = [self._plan(manifest, namespace or self.namespace, hand) for manifest in manifests]
-        file = render((object_ for object_, _, _ in planned), hand.folder)
-        records = {ref: hand.intend(ref) for _, ref, exists in planned if not exists}
-        try:
-            answer = hand.execute(self.dialect.apply(str(file), self._flag(namespace)))
-        except (Cancelled, TimedOut):
-            raise  # its last request may still be on the way: the intents stay, and cleanup looks again
-        except StepFailed:
-            self._record(planned, records, hand)  # some of the objects may have been made
-            raise
-        for ref in _not_created(answer.stdout, [ref for _, ref, _ in planned]):
-            if record := records.pop(ref, None):  # somebody else made it in the meantime
-                hand.unmade(record)
-        uids = self._record(planned, records, hand)
-        if any(ref.kind == "CustomResourceDefinition" for ref in records):
-            self.discovery.forget()
-        return [Applied(ref, uids.get(ref, ""), ref in records) for _, ref, _ in planned]
-
-    def _flag(self, namespace: str) -> str:
-        """The namespace for the command line: none when it is the pinned default, so that manifests may have others."""
-        return "" if namespace == self.namespace else namespace
-
-    def _plan(self, manifest: Manifest, namespace: str, hand: Hand) -> tuple[Object, Ref, bool]:
-        """(the object to apply, its reference, whether it exists); an absent one carries the run's label."""
-        object_ = json.loads(json.dumps(manifest.object))
-        meta = object_["metadata"]
-        resource = self.discovery.of_manifest(object_["apiVersion"], object_["kind"], hand.deadline)
-        if not meta.get("name"):
-            # The name is chosen here, so that it is journalled before the object exists; apply takes no generateName.
-            meta["name"] = meta.pop("generateName") + name_suffix()
-        place = (meta.get("namespace") or namespace) if resource.namespaced else ""
-        ref = Ref(resource.kind, meta["name"], place, resource.group_version)
-        exists = self._get(resource, place, ref.name, hand.deadline)
-        if exists and "deletionTimestamp" in exists["metadata"]:
-            hand.waiting(f"{ref} of before is being deleted")
-            deletion.await_gone(self, resource, place, ref.name, exists["metadata"]["uid"], hand.deadline)
-            exists = None
-        if exists is None:
-            ownership.mark(meta, hand)
-        elif ownership.run_of(exists) not in ("", hand.run_id):
-            found = ownership.owner(exists, self._pinned.parent.parent, lambda: self.api.time(hand.deadline))
-            ownership.respect(ref, found, hand)
-        return object_, ref, exists is not None
-
-    def _record(
-        self, planned: Iterable[tuple[Object, Ref, bool]], records: Mapping[Ref, Undo], hand: Hand
-    ) -> dict[Ref, str]:
-        """Read back what exists now; also after a failed apply, which may have made some of the objects."""
-        uids = {}
-        # Not the step's deadline: that may be over, and the journal must know what exists all the same.
-        with Deadline(10) as deadline:
-            for _, ref, _ in planned:
-                live = self._get(self.resource(ref, deadline), ref.namespace, ref.name, deadline)
-                if live:
-                    uids[ref] = live["metadata"]["uid"]
-                if record := records.get(ref):
-                    if live and (live["metadata"].get("labels") or {}).get(RUN_LABEL) == hand.run_id:
-                        hand.made(record, uids[ref])
-                    else:
-                        hand.unmade(record)
-        return uids
+    def apply(
+        self, manifests: Sequence[Manifest], namespace: str, hand: Hand, *, server_side: bool = False
+    ) -> list[Applied]:
+        return applying.apply(self, manifests, namespace, hand, server_side=server_side)
 
     def delete(
         self, refs: Sequence[Ref], commands: Sequence[Command], hand: Hand, *, wait: bool, ignore_not_found: bool
     ) -> list[Ref]:
-        existing: list[tuple[Ref, Resource, Object]] = []
-        for ref in refs:
-            resource = self.resource(ref, hand.deadline)
-            place = (ref.namespace or self.namespace) if resource.namespaced else ""
-            live = self._get(resource, place, ref.name, hand.deadline)
-            if live:
-                existing.append((Ref(resource.kind, ref.name, place, resource.group_version), resource, live))
-            elif not ignore_not_found:
-                raise StepFailed(f"{ref} does not exist", reason="NotFound", hint="ignore_not_found: true allows that")
-        family = [
-            member for _, resource, live in existing for member in deletion.family(self, resource, live, hand.deadline)
-        ]
-        for command in commands if existing else ():
-            hand.execute(command)
-        if wait:
-            deletion.await_all_gone(self, family, hand)
-            for ref, _, _ in existing:
-                hand.deleted(ref)
-        return [ref for ref, _, _ in existing]
+        return removal.delete(self, refs, commands, hand, wait=wait, ignore_not_found=ignore_not_found)
 
     def make_namespace(self, name: str, hand: Hand) -> None:
         """Create a namespace of the run's own, and wait until Pods can be created in it."""
@@ -319,11 +243,3 @@ class Kubectl(Observer):
         self.pulse.close()
         self.api.close()
         self._proxy.close()
-
-
-def _not_created(output: str, refs: Sequence[Ref]) -> list[Ref]:
-    """Those that kubectl found when it came to create them; it says a line for each object, in their order."""
-    lines = [line for line in output.splitlines() if line.strip()]
-    if len(lines) != len(refs):
-        return []
-    return [ref for ref, line in zip(refs, lines, strict=True) if not line.rstrip().endswith(" created")]

@@ -20,8 +20,8 @@ Kind = Literal["transient", "converging", "permanent"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A row of the table. `sentence` and `hint` are filled from the pattern's groups; `patience` says for how many
-    seconds this is worth trying again, None for as long as the step has time.
+    """A row of the table. `name` is also the reason of a step that fails by it. `sentence` and `hint` are filled from
+    the pattern's groups. `patience` says for how many seconds this is worth trying again; None: while there is time.
     """
 
     name: str
@@ -54,7 +54,7 @@ _WHO: Final = re.compile(
 RULES: Final[Sequence[Rule]] = (
     # -- the cluster is on its way
     _rule(
-        "webhook not serving",
+        "WebhookNotServing",
         "converging",
         r'failed calling webhook "(?P<webhook>[^"]+)"(?:.*?https://(?P<service>[\w-]+)\.(?P<namespace>[\w-]+)\.svc)?',
         "the admission webhook {webhook} does not answer",
@@ -62,14 +62,14 @@ RULES: Final[Sequence[Rule]] = (
         " --selector=kubernetes.io/service-name={service}",
     ),
     _rule(
-        "no default service account yet",
+        "NoDefaultServiceAccount",
         "converging",
         r'error looking up service account (?P<namespace>[^/\s]+)/default: serviceaccount "default" not found',
         "the namespace {namespace} has no default service account yet",
         "kubectl get serviceaccount default --namespace={namespace}",
     ),
     _rule(
-        "no such service account",
+        "NoServiceAccount",
         "converging",
         r'error looking up service account (?P<namespace>[^/\s]+)/(?P<name>[^:\s]+): serviceaccount "[^"]+" not found',
         "there is no service account {name} in the namespace {namespace}",
@@ -77,28 +77,28 @@ RULES: Final[Sequence[Rule]] = (
         3.0,
     ),
     _rule(
-        "namespace is being deleted",
+        "NamespaceTerminating",
         "converging",
         r"unable to create new content in namespace (?P<namespace>\S+) because it is being terminated",
         "the namespace {namespace} is being deleted",
         "what holds it? kubectl get namespace {namespace} -o jsonpath={{.status.conditions}}",
     ),
     _rule(
-        "object is being deleted",
+        "ObjectTerminating",
         "converging",
         r'object is being deleted: (?P<resource>[\w.-]+) "(?P<name>[^"]+)" already exists',
         "{resource}/{name} of before is still being deleted",
         "what holds it? kubectl get {resource}/{name} -o jsonpath={{.metadata.finalizers}}",
     ),
     _rule(
-        "quota not counted yet",
+        "QuotaUncounted",
         "converging",
         r"status unknown for quota: (?P<quota>[^,\s]+)",
         "the quota {quota} is new, and what is used of it is not counted yet",
         "kubectl describe resourcequota {quota}",
     ),
     _rule(
-        "quota exceeded",
+        "QuotaExceeded",
         "converging",  # what was just deleted is still counted for a moment
         r"exceeded quota: (?P<quota>[^,\s]+), requested: (?P<requested>.+?), used: (?P<used>.+?), limited: "
         r"(?P<limited>[^\s]+)",
@@ -107,7 +107,7 @@ RULES: Final[Sequence[Rule]] = (
         3.0,
     ),
     _rule(
-        "kind not served yet",
+        "NoKindMatch",
         "converging",
         r'no matches for kind "(?P<kind>[^"]+)" in version "(?P<version>[^"]+)"',
         "the cluster knows no kind {kind} in {version}",
@@ -115,7 +115,7 @@ RULES: Final[Sequence[Rule]] = (
         5.0,
     ),
     _rule(
-        "resource not served yet",
+        "ResourceNotServed",
         "converging",
         r"the server could not find the requested resource",
         "the server does not serve this resource",
@@ -124,28 +124,28 @@ RULES: Final[Sequence[Rule]] = (
     ),
     # -- refused, each time
     _rule(
-        "denied by a webhook",
+        "DeniedByWebhook",
         "permanent",
         r'admission webhook "(?P<webhook>[^"]+)" denied the request(?:: (?P<why>[^\n]+))?',
         "the admission webhook {webhook} denies it: {why}",
         "change the manifest as it asks",
     ),
     _rule(
-        "denied by a policy",
+        "DeniedByPolicy",
         "permanent",
         r"ValidatingAdmissionPolicy '(?P<policy>[^']+)'.*? denied request: (?P<why>[^\n]+)",
         "the policy {policy} denies it: {why}",
         "change the manifest as it asks",
     ),
     _rule(
-        "denied by Pod Security",
+        "DeniedByPodSecurity",
         "permanent",
         r'violates PodSecurity "(?P<level>[^"]+)": (?P<why>[^\n]+)',
         "the Pod Security level {level} of the namespace denies {who}: {why}",
         "set what it asks for in the Pod's securityContext, or use another namespace",
     ),
     _rule(
-        "not allowed",
+        "Forbidden",
         "permanent",
         r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"'
         r'(?: in API group "(?P<group>[^"]*)")?(?: in the namespace "(?P<namespace>[^"]+)")?',
@@ -153,7 +153,7 @@ RULES: Final[Sequence[Rule]] = (
         "somebody has to allow it; ask with: kubectl auth can-i {verb} {resource}{in_namespace}",
     ),
     _rule(
-        "not logged in",
+        "Unauthorized",
         "permanent",
         r"\(Unauthorized\)|must be logged in to the server|provide credentials|Please enter Username|reading input for"
         r"|^error: EOF$",
@@ -161,7 +161,7 @@ RULES: Final[Sequence[Rule]] = (
         "log in again, and try: kubectl auth whoami",
     ),
     _rule(
-        "immutable field",
+        "ImmutableField",
         "permanent",
         r"(?:is invalid:|\*)\s*(?P<field>[\w.\[\]]+): [^\n]*?(?:field is immutable|may not change fields"
         r"|for fields other than|field can not be changed|cannot be changed)",
@@ -169,56 +169,56 @@ RULES: Final[Sequence[Rule]] = (
         "delete it in a step before (`delete: {who}`), or give it another name",
     ),
     _rule(
-        "field conflict",
+        "FieldConflict",
         "permanent",
         r'Apply failed with \d+ conflicts?: conflicts? with "(?P<manager>[^"]+)"[^:]*:(?P<fields>.*?)(?:\nPlease|$)',
         "{manager} owns fields that the manifest would change: {fields}",
         "leave them out of the manifest, or apply without `server_side`",
     ),
     _rule(
-        "too long for an annotation",
+        "TooLong",
         "permanent",
         r"metadata\.annotations: Too long",
         "{who} is too large for kubectl's way of remembering what was applied (262144 bytes)",
         "apply it with `server_side: true`, which remembers it in another way",
     ),
     _rule(
-        "unknown field",
+        "UnknownField",
         "permanent",
         r'unknown field "?(?P<field>[^"\s,)]+)"?',
         "the manifest has a field that does not exist: {field}",
         "mind its spelling and its place; kubectl explain shows what there is",
     ),
     _rule(
-        "wrong type",
+        "WrongType",
         "permanent",
         r"cannot unmarshal (?P<got>\w+) into Go struct field (?P<field>\S+) of type (?P<wanted>\S+)",
         "the field {field} of the manifest is a {got}, and must be of type {wanted}",
         "mind its quotes",
     ),
     _rule(
-        "wrong value",
+        "WrongValue",
         "permanent",
         r"failed to create typed patch object[^\n]*?\): (?P<why>[^\n]+)",
         "the manifest has a value of a wrong type: {why}",
         "mind its quotes",
     ),
     _rule(
-        "no such priority class",
+        "NoPriorityClass",
         "permanent",
         r"no PriorityClass with name (?P<name>\S+) was found",
         "there is no PriorityClass {name}",
         "kubectl get priorityclasses",
     ),
     _rule(
-        "invalid",
+        "Invalid",
         "permanent",
         r'The (?P<kind>\w+) "(?P<name>[^"]*)" is invalid:\s*(?:\* )?(?P<why>[^\n]+)',
         "{who} is not valid: {why}",
         "change the manifest as it asks",
     ),
     _rule(
-        "namespace missing",
+        "NamespaceNotFound",
         "permanent",
         r'namespaces "(?P<namespace>[^"]+)" not found',
         "the namespace {namespace} does not exist",
@@ -226,21 +226,21 @@ RULES: Final[Sequence[Rule]] = (
         "`namespace: {{name: {namespace}, create: true}}`",
     ),
     _rule(
-        "other namespace",
+        "OtherNamespace",
         "permanent",
         r'the namespace from the provided object "(?P<own>[^"]+)" does not match the namespace "(?P<asked>[^"]+)"',
         "the manifest says namespace {own}, and the step says {asked}",
         "leave one of them out",
     ),
     _rule(
-        "certificate of the server",
+        "UntrustedCertificate",
         "permanent",
         r"x509: (?P<why>[^\n]+)",
         "the server's certificate is not trusted: {why}",
         "is the context's certificate-authority that of this cluster? kubectl config view --minify",
     ),
     _rule(
-        "no such context",
+        "NoContext",
         "permanent",
         r'context was not found for specified context: (?P<context>\S+)|context "(?P<named>[^"]+)" does not exist',
         "the kubeconfig has no such context: {context}{named}",
@@ -248,39 +248,39 @@ RULES: Final[Sequence[Rule]] = (
     ),
     # -- this once; before the general refusals, because `error validating data: … connection refused` is one of these
     _rule(
-        "somebody else made it",
+        "AlreadyExists",
         "transient",
         r"\(AlreadyExists\)|already exists",
         "{who} was made by somebody else in the meantime",
     ),
     _rule(
-        "changed meanwhile",
+        "Conflict",
         "transient",
         r"the object has been modified|\(Conflict\)",
         "the object was changed by somebody else in the meantime",
     ),
     _rule(
-        "too many requests",
+        "TooManyRequests",
         "transient",
         r"\(TooManyRequests\)|too many requests|\b429\b",
         "the API server has too many requests",
     ),
     _rule(
-        "server unavailable",
+        "ServiceUnavailable",
         "transient",
         r"\(ServiceUnavailable\)|currently unable to handle the request|apiserver not ready|etcdserver: "
         r"|leader changed|apiserver is shutting down",
         "the API server is not available",
     ),
     _rule(
-        "server timed out",
+        "ServerTimeout",
         "transient",
         r"\(ServerTimeout\)|\(Timeout\)|the server was unable to return a response in the time allotted"
         r"|could not be completed at this time",
         "the API server took too long",
     ),
     _rule(
-        "server stumbled",
+        "InternalError",
         "transient",
         r"\(InternalError\)|an error on the server|unable to decode an event|\(Expired\)",
         "the API server had an internal error",
@@ -288,69 +288,69 @@ RULES: Final[Sequence[Rule]] = (
         20.0,
     ),
     _rule(
-        "no connection",
+        "ConnectionRefused",
         "transient",
         r"connection refused|was refused - did you specify|no route to host|network is unreachable|host is down",
         "the API server does not take connections",
         "is the cluster running? kubectl cluster-info",
     ),
     _rule(
-        "connection lost",
+        "ConnectionLost",
         "transient",
         r"connection reset by peer|broken pipe|\bEOF\b|http2: (?:client connection lost|server sent GOAWAY|client conn)"
         r"|use of closed network connection|server closed|stream error|unable to upgrade connection",
         "the connection to the API server was cut",
     ),
     _rule(
-        "no answer in time",
+        "NoAnswer",
         "transient",
         r"TLS handshake timeout|i/o timeout|context deadline exceeded|Client\.Timeout|timed out waiting for headers"
         r"|request canceled",
         "the API server did not answer in time",
     ),
     _rule(
-        "name not resolved",
+        "NameNotResolved",
         "transient",
         r"dial tcp: lookup (?P<host>\S+?):? .*?(?:no such host|server misbehaving|try again|Temporary failure)",
         "the name of the API server cannot be resolved: {host}",
         "is the name in the kubeconfig right? kubectl config view --minify",
         5.0,
     ),
-    _rule("server not reached", "transient", r"Unable to connect to the server", "the API server cannot be reached"),
+    _rule("Unreachable", "transient", r"Unable to connect to the server", "the API server cannot be reached"),
     # -- refused, in general
     _rule(
-        "forbidden",
+        "Refused",
         "permanent",
         r"(?:\(Forbidden\): (?:error when [^:]+: )?|is forbidden: )(?P<why>[^\n]+)",
         "the cluster forbids it: {why}",
     ),
     _rule(
-        "does not exist",
+        "NotFound",
         "permanent",
         r'\(NotFound\):[^\n]*?(?P<resource>[\w.-]+) "(?P<name>[^"]+)" not found',
         "{resource}/{name} does not exist",
     ),
     _rule(
-        "not understood",
+        "NotUnderstood",
         "permanent",
         r"error converting YAML to JSON: (?P<why>[^\n]+)|error validating data: (?P<reason>.+?)(?:; if you choose|$)",
         "kubectl does not understand the manifest: {why}{reason}",
     ),
     _rule(
-        "no such file",
+        "NoFile",
         "permanent",
         r'the path "(?P<path>[^"]+)" (?:does not exist|cannot be accessed)',
         "there is no file {path}",
     ),
     _rule(
-        "older kubectl",
+        "OldKubectl",
         "permanent",
         r"unknown (?:flag|shorthand flag|command)[^\n]*?[: ](?P<what>\"?-?-?[\w-]+\"?)(?: for |$|\n)",
         "this kubectl does not know {what}",
         "update it: kubectl version --client",
     ),
     _rule(
-        "bad request",
+        "BadRequest",
         "permanent",
         r"\(BadRequest\): (?P<why>[^\n]+)|The request is invalid(?:: (?P<reason>[^\n]+))?",
         "the API server does not understand the request: {why}{reason}",

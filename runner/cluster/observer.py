@@ -79,9 +79,9 @@ class Observer:
         return items
 
     def get(self, ref: Ref, deadline: Deadline) -> Object | None:
-        return self._get(self.resource(ref, deadline), ref.namespace or self.namespace, ref.name, deadline)
+        return self.find(self.resource(ref, deadline), ref.namespace or self.namespace, ref.name, deadline)
 
-    def _get(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> Object | None:
+    def find(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> Object | None:
         """One object, or None."""
         try:
             found = _completed(self.patiently("GET", resource.path(namespace, quote(name)), deadline), resource)

@@ -40,6 +40,19 @@ def mark(meta: dict[str, Any], hand: Hand) -> None:
         meta["annotations"] = {**(meta.get("annotations") or {}), EXPIRY: f"{hand.lifetime:.0f}s"}
 
 
+def unmark(meta: dict[str, Any]) -> None:
+    """Take away what `mark` wrote: somebody else made the object in the meantime."""
+    meta["labels"].pop(RUN_LABEL)
+    (meta.get("annotations") or {}).pop(EXPIRY, None)
+
+
+def keep(meta: dict[str, Any], live: Object) -> None:
+    """Write on a manifest what stands on its object, whoever wrote it: an apply without it would take it away."""
+    for key, name in (("labels", RUN_LABEL), ("annotations", EXPIRY)):
+        if value := (live["metadata"].get(key) or {}).get(name):
+            meta[key] = {**(meta.get(key) or {}), name: value}
+
+
 def run_of(live: Object) -> str:
     return str((live["metadata"].get("labels") or {}).get(RUN_LABEL) or "")
 

@@ -95,7 +95,9 @@ class Podman(Observer):
     def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
         return podman_manifests.check(manifests)
 
-    def apply(self, manifests: Sequence[Manifest], namespace: str, hand: Hand) -> list[Applied]:
+    def apply(
+        self, manifests: Sequence[Manifest], namespace: str, hand: Hand, *, server_side: bool = False
+    ) -> list[Applied]:
         named = [podman_manifests.named(manifest.object) for manifest in manifests]
         self.known.update({(item["kind"], item["metadata"]["name"]): item for item in named})
         planned = [self._plan(item, hand) for item in named]
@@ -105,7 +107,8 @@ class Podman(Observer):
             self._make_volumes(playing, hand)
             records = {ref: hand.intend(ref) for ref, made in planned if made}
             file = render([*self._configs(playing), *playing], hand.folder)
-            self._play(self.dialect.apply(str(file), namespace), records, hand)
+            (command,) = self.dialect.apply((str(file),), namespace)
+            self._play(command, records, hand)
             for ref in records:
                 self._check_started(ref, hand)
         with Deadline(10) as deadline:

@@ -51,8 +51,8 @@ class PodmanDialect:
 
     engine = "podman"
 
-    def apply(self, file: str, namespace: str) -> Command:
-        return Command(("podman", "kube", "play", file))
+    def apply(self, files: Sequence[str], namespace: str, *, server_side: bool = False) -> tuple[Command, ...]:
+        return tuple(Command(("podman", "kube", "play", file)) for file in files)
 
     def delete(
         self, selections: Sequence[Selection], grace: int | None, *, ignore_not_found: bool = True

@@ -159,7 +159,7 @@ class Dialect(Protocol):
 
     engine: str
 
-    def apply(self, file: str, namespace: str) -> Command: ...
+    def apply(self, files: Sequence[str], namespace: str, *, server_side: bool = False) -> tuple[Command, ...]: ...
 
     def delete(
         self, selections: Sequence[Selection], grace: int | None, *, ignore_not_found: bool = True
@@ -220,7 +220,9 @@ class Cluster(Protocol):
     def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
         """Before anything runs: (what this engine ignores in them: warnings, what it cannot do at all: errors)."""
 
-    def apply(self, manifests: Sequence[Manifest], namespace: str, hand: Hand) -> list[Applied]:
+    def apply(
+        self, manifests: Sequence[Manifest], namespace: str, hand: Hand, *, server_side: bool = False
+    ) -> list[Applied]:
         """Make the objects exist. Absent ones are labelled with the run's id, intended before and `made` after."""
 
     def delete(

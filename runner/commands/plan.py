@@ -107,7 +107,8 @@ def _rows(number: str, item: Planned) -> Iterator[str]:
     yield f"{number}  {_spell(item.name)}{when}"
     for command in item.commands:
         first, *more = _spell(quote(command.argv)).splitlines()
-        yield f"       $ {first}"
+        given = f"  <<< {_count(command.stdin)}" if command.stdin and "--filename=-" in command.argv else ""
+        yield f"       $ {first}{given}"
         yield from (f"         {line}" for line in more)
     for line in filter(None, map(_observed, item.equivalent)):
         first, *more = _spell(line).splitlines()
@@ -116,6 +117,12 @@ def _rows(number: str, item: Planned) -> Iterator[str]:
         yield f"       ! {_spell(item.problem)}"
     for count, inner in enumerate(item.nested, 1):
         yield from (f"    {line}" for line in _rows(f"{number.strip():>3}.{count}", inner))
+
+
+def _count(text: str) -> str:
+    """How many objects go to kubectl's standard input."""
+    number = text.count("---\n")
+    return f"{number} object{'s' if number != 1 else ''}"
 
 
 def _observed(line: str) -> str:

@@ -6,11 +6,13 @@ import re
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, symbols, variable_of
-from runner.shell import quote
+from runner.shell import Command, quote
+from runner.steps import apply
 from runner.steps.kind import STEPS_HERE
 from runner.workflow import Workflow
 
@@ -44,15 +46,27 @@ trap 'exit 143' TERM
 """
 
 _REMEMBER = """\
-# Objects of a manifest that do not exist yet are deleted at the end.   usage: remember FILE [--namespace=NAME]
+# Objects that do not exist yet are deleted at the end.   usage: remember [--namespace=NAME] --filename=FILE…
 remember() {
-  local file=$1 name
-  shift
+  local name text="" place=()
+  [[ " $* " != *" --filename=- "* ]] || text=$(cat)
+  if [[ $1 == --namespace=* ]]; then place=("$1"); fi
   while read -r name; do
-    [[ -n $name ]] && undo+=("$(printf '%q ' kubectl delete --cascade=foreground --ignore-not-found "$@" "$name")")
+    undo+=("$(printf '%q ' kubectl delete --cascade=foreground --ignore-not-found "${place[@]}" "$name")")
   done < <(comm -23 \\
-    <(kubectl apply --dry-run=client --output=name "$@" --filename="$file" | sort) \\
-    <(kubectl get --ignore-not-found --output=name "$@" --filename="$file" | sort))
+    <(kubectl apply --dry-run=client --output=name "$@" <<<"$text" | sort) \\
+    <(kubectl get --ignore-not-found --output=name "$@" <<<"$text" | sort))
+}
+"""
+
+_WITH_IMAGES = """\
+# Print the objects of a kustomization with other images.   usage: with_images FOLDER IMAGES
+with_images() {
+  local folder
+  folder=$(mktemp -d)
+  printf 'resources: [%s]\\nimages: %s\\n' "$(realpath --relative-to="$folder" "$1")" "$2" >"$folder/kustomization.yaml"
+  kubectl kustomize "$folder"
+  rm -r "$folder"
 }
 """
 
@@ -241,6 +255,8 @@ class _Script:
     def _helpers(self, text: str) -> Iterator[str]:
         if "remember " in text:
             yield _REMEMBER
+        if "with_images " in text:
+            yield _WITH_IMAGES
         if "retry " in text:
             yield _RETRY
         if re.search(r"^\s*forward ", text, re.MULTILINE):
@@ -323,37 +339,70 @@ class _Script:
             yield from body
 
     def _mutations(self, item: Planned) -> Iterator[str]:
+        if item.step.kind.NAME == "apply" and self.engine == "kubectl":
+            yield from self._applied(item)
+            return
         for command in item.commands:
-            line = self._quoted_argv(command.argv)
-            if item.env:
-                env = "env " if item.step.retry.attempts > 1 else ""
-                line = env + " ".join(f"{key}={self._quoted(value)}" for key, value in item.env.items()) + " " + line
-            made = item.step.kind.NAME == "apply" and not item.step.keep and self.workflow.keep != "always"
-            if made and self.engine == "kubectl":
-                yield "remember " + " ".join(self._remembered(command.argv))
-            yield self._around(item, line, command.stdin, command.cwd)
-            if made and self.engine == "podman":  # which plays a file only when none of its Pods exists
-                from runner.cluster.podman_dialect import PodmanDialect
+            yield self._executed(item, command)
+            if item.step.kind.NAME == "delete" and command.stdin is not None:  # the next phase waits for this one
+                yield from self._gone(item, [command])
+            if item.step.kind.NAME == "apply" and self._is_ours(item):
+                from runner.cluster.podman_dialect import PodmanDialect  # it plays only what does not exist
 
                 yield f"undo+=({shlex.quote(str(PodmanDialect().delete_file(command.argv[-1], '', None)))})"
         if item.step.kind.NAME == "delete":
-            yield from self._gone(item)
+            yield from self._gone(item, [command for command in item.commands if command.stdin is None])
 
-    def _remembered(self, argv: Sequence[str]) -> Iterator[str]:
-        file = next((word for word in argv if word.startswith("--filename=")), argv[-1])
-        yield self._quoted(file.removeprefix("--filename="))
-        yield from (self._quoted(word) for word in argv if word.startswith("--namespace="))
+    def _executed(self, item: Planned, command: Command) -> str:
+        """A command with the step's environment and everything around it."""
+        line = self._quoted_argv(command.argv)
+        if item.env:
+            env = "env " if item.step.retry.attempts > 1 else ""
+            line = env + " ".join(f"{key}={self._quoted(value)}" for key, value in item.env.items()) + " " + line
+        return self._around(item, line, command.stdin, command.cwd)
 
-    def _gone(self, item: Planned) -> Iterator[str]:
+    def _is_ours(self, item: Planned) -> bool:
+        return not item.step.keep and self.workflow.keep != "always"
+
+    def _applied(self, item: Planned) -> Iterator[str]:
+        """Phase by phase; what goes to more than one command is in a variable."""
+        definitions = apply.definitions(item.args, self.workflow.folder)
+        variable = variable_of(item.step)("manifest")
+        for number, command in enumerate(item.commands):
+            if command.argv[1] == "kustomize":
+                yield f"{variable}=$({self._rendering(item, command)})"
+                continue
+            source = ""
+            if "--filename=-" in command.argv:
+                source = f' <<<"${variable}"'
+                if command.stdin is not None:
+                    yield f"{variable}={self._quoted(command.stdin)}"
+            if self._is_ours(item):
+                flags = [word for word in command.argv if word.startswith(("--namespace=", "--filename="))]
+                yield f"remember {self._quoted_argv(flags)}{source}"
+            yield self._executed(item, replace(command, stdin=None)) + source
+            if names := definitions[number] if number < len(definitions) else ():
+                wanted = [f"customresourcedefinition/{name}" for name in names]
+                words = ["kubectl", "wait", "--for=condition=Established", *wanted]
+                yield f"{self._quoted_argv([*words, f'--timeout={int(item.step.timeout)}s'])}  # observe"
+
+    def _rendering(self, item: Planned, command: Command) -> str:
+        """What prints the objects of a kustomization."""
+        images = apply.kustomize_images(item.args)
+        argv = ("with_images", command.argv[-1], images) if images else command.argv
+        return self._quoted_argv(argv)
+
+    def _gone(self, item: Planned, commands: Sequence[Command]) -> Iterator[str]:
         """Kubectl deletes with --wait=false, and runner watches; here kubectl waits."""
         if self.engine != "kubectl" or not item.args.wait:
             return
-        for command in item.commands:
+        for command in commands:
             words = [word for word in command.argv[2:] if not word.startswith(("--ignore", "--wait", "--grace"))]
             line = self._quoted_argv(
                 ["kubectl", "wait", "--for=delete", *words, f"--timeout={int(item.step.timeout)}s"]
             )
-            yield f"{line}  # observe"
+            source = "" if command.stdin is None else f" <<<{self._quoted(command.stdin)}"
+            yield f"{line}{source}  # observe"
 
     def _around(self, item: Planned, line: str, stdin: str | None, cwd: Path | None) -> str:
         """A command with its folder, standard input, retries, output variables and tolerance."""

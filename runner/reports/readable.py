@@ -27,6 +27,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "step skipped": ("step", "name", "because"),
     "step cancelled": ("step", "name", "seconds", "because"),
     "command started": ("step", "argv"),
+    "command retried": ("step", "why"),
     "command ended": ("step", "seconds"),
     "observation": ("step", "equivalent"),
     "object created": ("object",),

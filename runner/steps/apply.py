@@ -1,4 +1,4 @@
-"""Make the objects of manifest files exist, as `kubectl apply` does.
+"""Make the objects of manifests exist, as `kubectl apply` does.
 
 Objects that were absent belong to the run: they carry its id as a label, and are deleted at its end (unless `keep`).
 What existed before is updated, and left alone at the end.
@@ -7,20 +7,54 @@ What existed before is updated, and left alone at the end.
 - apply: pythonapp/pod.yaml
 - apply: {file: [rbac.yaml, deployment.yaml]}
 - apply: manifests/          # every *.yaml, *.yml and *.json in this folder
+- apply: {file: web.yaml, wait: true}
+- apply: {kustomize: overlays/demo, images: {pythonapp: "pythonapp:dev"}}
+- apply:
+    manifest:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: settings}
+      data: {run: "${{ run.id }}"}
 ```
+
+Manifests come from one of three places. `file` names files, folders, globs, or a list of these. `kustomize` names a
+folder with a kustomization.yaml, which `kubectl kustomize` renders. `manifest` holds the objects themselves: a map, a
+list of maps, or a text of several documents. A map is the better choice for values from outside: there they stay
+values, whatever is in them.
+
+The order of the objects need not matter: namespaces come first, then CustomResourceDefinitions, which are waited for
+until the cluster serves them, then the rest as written. What heals by itself is tried again until the step's timeout,
+with a line in the log: a namespace without its service account, an admission webhook that does not serve yet, a
+namespace or an object of before that is still being deleted, a quota that is not counted yet, an API server that is
+busy or away. What cannot succeed (a field that cannot be changed, a permission that is missing) fails at once.
+
+`images` sets image references without templates, by kustomize's rule: an image is known by its name without tag and
+digest, in all containers of Pods and of everything that has a Pod template; a new reference without a tag keeps that
+of the manifest. An image that no container uses is an error, which lists those that are.
+
+`wait: true` ends the step when all objects are ready, as a `wait` step does, and fails as early. URLs, and
+kustomizations that build on them, need `allow_remote: true`. podman runs Pods, Deployments, ConfigMaps, Secrets and
+PersistentVolumeClaims; it has no server-side apply.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 from msgspec import Meta
 
-from runner.steps import kind, manifests
+from runner.errors import StepFailed
+from runner.expressions import has_expression
+from runner.steps import kind, kustomize, manifests
 from runner.steps.kind import Context, Fault, Files, Output, Scene
+from runner.steps.parts import Part, parts
 
 if TYPE_CHECKING:
+    from runner.cluster.protocol import Applied, Manifest
     from runner.shell import Command
 
 NAME: Final = "apply"
@@ -32,49 +66,215 @@ OUTPUTS: Final = {"objects": Output("list", "The objects, as `{kind, name, names
 
 
 class Args(kind.Args, frozen=True):
-    """What to apply."""
+    """What to apply: `file`, `kustomize` or `manifest`, one of them."""
 
     file: Annotated[
         str | tuple[str, ...],
         Meta(description="Manifest files: a path, a folder, a glob, or a list of these.", examples=["app/pod.yaml"]),
-    ]
+    ] = ()
+    kustomize: Annotated[str, Meta(description="A folder with a kustomization.yaml.")] = ""
+    manifest: Annotated[
+        dict[str, Any] | tuple[dict[str, Any], ...] | str,
+        Meta(description="The objects themselves: a map, a list of maps, or a text of YAML documents."),
+    ] = ()
+    images: Annotated[
+        dict[str, str],
+        Meta(description='Image references to set, by the image\'s name: `{pythonapp: "pythonapp:dev"}`.'),
+    ] = {}
+    server_side: Annotated[bool, Meta(description="Let the API server merge, by who owns which field.")] = False
+    allow_remote: Annotated[bool, Meta(description="Allow URLs, and kustomizations that build on them.")] = False
+    wait: Annotated[bool, Meta(description="Return only when all objects are ready, as a `wait` step does.")] = False
 
 
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
 lasts = kind.no_time
-
-
-def title(data: Mapping[str, Any]) -> str:
-    value = data.get("file", "")
-    return value if isinstance(value, str) else ", ".join(map(str, value))
-
-
-def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
-    return manifests.faults(data.get("file"), files, "file")
-
-
-def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
-    names = manifests.inside(args.file, scene)
-    return tuple(scene.dialect.apply(scene.show_path(name), scene.namespace) for name in names)
-
-
 equivalent = kind.no_equivalent
 
 
+def title(data: Mapping[str, Any]) -> str:
+    if "manifest" in data:
+        return _inline_title(data["manifest"])
+    value = data.get("file") or data.get("kustomize") or ""
+    return value if isinstance(value, str) else ", ".join(map(str, value))
+
+
+def _inline_title(value: Any) -> str:
+    """`configmap/settings`, as far as it is written so."""
+    items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
+    named = [(item.get("kind"), (item.get("metadata") or {}).get("name")) for item in items]
+    return ", ".join(f"{str(kind_).lower()}/{name}" for kind_, name in named if name) or manifests.INLINE
+
+
+def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    sources = [key for key in ("file", "kustomize", "manifest") if key in data]
+    remote = bool(data.get("allow_remote"))
+    if len(sources) != 1:
+        yield Fault((), "`apply` needs `file`, `kustomize` or `manifest`, one of them")
+        return
+    faults = [
+        *(manifests.faults(data["file"], files, "file", remote=remote) if "file" in data else ()),
+        *(kustomize.faults(data["kustomize"], files, "kustomize", remote=remote) if "kustomize" in data else ()),
+        *(manifests.inline_faults(data["manifest"], "manifest") if "manifest" in data else ()),
+    ]
+    yield from faults
+    if not faults:
+        yield from _image_faults(data, files)
+
+
+def _image_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
+    """Images that no container uses, as far as the manifests are known before the run."""
+    from runner.cluster import references
+
+    images = data.get("images")
+    if not isinstance(images, Mapping):
+        return
+    for name in images:
+        plain, rest = references.split(name)
+        if rest:
+            yield Fault(("images", name), f"{name} has a tag or digest", f"write the image's name alone: {plain}")
+            return
+    known = static(data, files.folder)
+    for name in references.unmatched((item.object for item in known), images) if known else ():
+        yield Fault(("images", name), *_no_such_image(name, known))
+
+
+def _no_such_image(name: str, found: Iterable[Manifest]) -> tuple[str, str]:
+    from runner.cluster import references
+
+    used = references.images_of(item.object for item in found)
+    return f"no container uses the image {name}", f"the manifests have {', '.join(used) or 'no containers'}"
+
+
+def static(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
+    """The objects that are known before a run: of files that exist, and inline ones without expressions."""
+    names, inline = data.get("file"), data.get("manifest")
+    try:
+        if inline and not _has_expression(inline):
+            return manifests.inline(inline)
+        listed = [names] if isinstance(names, str) else names or []
+        if any(not isinstance(name, str) or has_expression(name) or manifests.is_remote(name) for name in listed):
+            return []
+        return manifests.read(manifests.paths(listed, folder))
+    except StepFailed:
+        return []
+
+
+def _has_expression(value: Any) -> bool:
+    """Whether something in it is only known in a run; compiled templates are no plain values."""
+    if isinstance(value, Mapping):
+        return any(map(_has_expression, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_expression, value))
+    return has_expression(value) or not isinstance(value, str | int | float | None)
+
+
+def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
+    """One for each phase; a run gives kubectl copies that carry its label in the place of the files."""
+    if args.kustomize:
+        rendered = kustomize.command(_shown(args.kustomize, scene))
+        return (rendered, *scene.dialect.apply(("-",), scene.namespace, server_side=args.server_side))
+    manifests.inside([name for name in _listed(args.file) if not manifests.is_remote(name)], scene)
+    found: list[Command] = []
+    for part in planned_parts(args, scene.folder, scene.dialect.engine):
+        names = [scene.show_path(file) for file in part.files] or ["-"]
+        made = scene.dialect.apply(names, scene.namespace, server_side=args.server_side)
+        found += made if part.files else [replace(command, stdin=part.text) for command in made]
+    if found:
+        return tuple(found)
+    names = [_shown(name, scene) for name in _listed(args.file)]
+    return scene.dialect.apply(names, scene.namespace, server_side=args.server_side)
+
+
+def planned_parts(args: Args, folder: Path, engine: str) -> list[Part]:
+    """The parts of manifests that are known already; none where a step makes the files, or the network has them."""
+    from runner.cluster import phases
+
+    known = static(msgspec.to_builtins(args), folder)
+    if not known and args.images and not args.kustomize:
+        raise StepFailed("its images are set in files that are not there yet", reason="manifest")
+    listed = _with_images(known, args.images)
+    return parts(
+        phases.coming(listed) if engine == "kubectl" else [tuple(listed)][: len(listed)], altered=bool(args.images)
+    )
+
+
+def definitions(args: Args, folder: Path) -> tuple[tuple[str, ...], ...]:
+    """For each of kubectl's `commands`, the CustomResourceDefinitions that must be established before the next one."""
+    return () if args.kustomize else tuple(part.definitions for part in planned_parts(args, folder, "kubectl"))
+
+
+def kustomize_images(args: Args) -> str:
+    """`images` as a kustomization has them, on one line; empty without."""
+    from runner.cluster import references
+
+    return references.kustomized(args.images) if args.images else ""
+
+
+def _shown(name: str, scene: Scene) -> str:
+    return name if manifests.is_remote(name) else scene.path(name)
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
 def run(args: Args, context: Context) -> dict[str, Any]:
-    objects = manifests.read(manifests.inside(args.file, context.scene))
-    applied = context.cluster.apply(objects, context.namespace, context)
+    objects = _with_images(_objects(args, context), args.images)
+    applied = context.cluster.apply(objects, context.namespace, context, server_side=args.server_side)
+    return {"objects": [_output(item) for item in applied]}
+
+
+def _output(item: Applied) -> dict[str, Any]:
+    ref = item.ref
     return {
-        "objects": [
-            {
-                "kind": item.ref.kind,
-                "name": item.ref.name,
-                "namespace": item.ref.namespace,
-                "uid": item.uid,
-                "created": item.created,
-            }
-            for item in applied
-        ]
+        "kind": ref.kind,
+        "name": ref.name,
+        "namespace": ref.namespace,
+        "uid": item.uid,
+        "created": item.created,
     }
+
+
+def _objects(args: Args, context: Context) -> list[Manifest]:
+    if args.manifest:
+        return manifests.inline(args.manifest)
+    if args.kustomize:
+        files = Files(context.workflow_folder, context.scene.root)
+        for fault in kustomize.faults(args.kustomize, files, "kustomize", remote=args.allow_remote):
+            raise StepFailed(fault.message, hint=fault.hint, reason="kustomize")
+        return _rendered(_shown(args.kustomize, context.scene), args.kustomize, context)
+    found: list[Manifest] = []
+    for name in _listed(args.file):
+        if manifests.is_remote(name):
+            found += _fetched(name, context, allowed=args.allow_remote)
+        else:
+            found += manifests.read(manifests.inside(name, context.scene))
+    return found
+
+
+def _rendered(folder: str, name: str, context: Context) -> list[Manifest]:
+    return manifests.parse(context.execute(kustomize.command(folder)).stdout, f"kustomization {name}")
+
+
+def _fetched(url: str, context: Context, *, allowed: bool) -> list[Manifest]:
+    """What a URL holds: kustomize fetches it, as a resource of a kustomization that has nothing else."""
+    if not allowed:
+        raise StepFailed(f"{url} is a URL", hint="allow it: `allow_remote: true`", reason="remote")
+    folder = context.folder / "remote"
+    folder.mkdir(exist_ok=True)
+    (folder / "kustomization.yaml").write_text(msgspec.json.encode({"resources": [url]}).decode())
+    return _rendered(str(folder), url, context)
+
+
+def _with_images(objects: list[Manifest], images: Mapping[str, str]) -> list[Manifest]:
+    """The objects with other images. Raises `StepFailed` for one that no container uses."""
+    if not images:
+        return objects
+    from runner.cluster import references
+
+    for name in references.unmatched((item.object for item in objects), images):
+        message, hint = _no_such_image(name, objects)
+        raise StepFailed(message, hint=hint, reason="image")
+    return [replace(item, object=references.with_images(item.object, images)) for item in objects]

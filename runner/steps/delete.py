@@ -1,24 +1,36 @@
-"""Delete objects, by file or by reference, and wait until they and their dependents are gone.
+"""Delete objects, by file, by reference or by selector, and wait until they and their dependents are gone.
 
-It deletes exactly what it names, whoever made it. Objects that are not there are no failure.
+It deletes exactly what it names, whoever made it. Objects that are not there are no failure, nor are those of a kind
+that the cluster does not know any more.
 
 ```yaml
 - delete: pythonapp/pod.yaml
+- delete: {file: [web.yaml, rbac.yaml]}
 - delete: pod/pythonapp
+- delete: [deployment/web, service/web]
 - delete: {target: {kind: pod, selector: app=web}, grace: 5}
 ```
+
+The objects of files go in the reverse order of `apply`: custom resources first (their controller may have to take a
+finalizer away, so it must still run), then the rest, then CustomResourceDefinitions, then namespaces.
+
+With `wait: false` the step ends as soon as the deletion has begun. An object that does not go within the timeout is
+named with what holds it (a finalizer, a Pod that does not end, what is left in a namespace) and with what to type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
 from runner.errors import StepFailed
 from runner.steps import kind, manifests
 from runner.steps.kind import Context, Fault, Files, Output, Scene, Target
+from runner.steps.parts import Part, parts
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Manifest, Ref
@@ -70,48 +82,66 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
 
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
-    if names := _files(args):
-        files = reversed(manifests.inside(names, scene))
-        return tuple(
-            scene.dialect.delete_file(
-                scene.show_path(file), scene.namespace, args.grace, ignore_not_found=args.ignore_not_found
-            )
-            for file in files
-        )
-    selections = kind.selections(args.target or (), scene.namespace)
-    return scene.dialect.delete(selections, args.grace, ignore_not_found=args.ignore_not_found)
+    if not _files(args):
+        selections = kind.selections(args.target or (), scene.namespace)
+        return scene.dialect.delete(selections, args.grace, ignore_not_found=args.ignore_not_found)
+    paths = manifests.inside(_files(args), scene)
+    try:
+        going = _parts(manifests.read(paths), scene)
+    except StepFailed:  # of files that a step makes, only the names are known before the run
+        return tuple(_delete_file(path, args, scene) for path in reversed(paths))
+    return tuple(command for part in going for command in _part_commands(part, args, scene))
+
+
+def _parts(objects: list[Manifest], scene: Scene) -> list[Part]:
+    from runner.cluster import phases
+
+    return parts(phases.going(objects) if scene.dialect.engine == "kubectl" else [tuple(reversed(objects))])
+
+
+def _part_commands(part: Part, args: Args, scene: Scene) -> tuple[Command, ...]:
+    if part.files:
+        return tuple(_delete_file(path, args, scene) for path in part.files)
+    return (replace(_delete_file("-", args, scene), stdin=part.text),)
+
+
+def _delete_file(path: Path | Literal["-"], args: Args, scene: Scene) -> Command:
+    name = path if isinstance(path, str) else scene.show_path(path)
+    return scene.dialect.delete_file(name, scene.namespace, args.grace, ignore_not_found=args.ignore_not_found)
 
 
 equivalent = kind.no_equivalent
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:
-    existed = context.cluster.delete(
-        _refs(args, context),
-        commands(args, context.scene),
-        context,
-        wait=args.wait,
-        ignore_not_found=args.ignore_not_found,
-    )
+    existed = [ref for refs, commands_ in _batches(args, context) for ref in _delete(refs, commands_, args, context)]
     return {"objects": [{"kind": ref.kind, "name": ref.name, "namespace": ref.namespace} for ref in existed]}
+
+
+def _delete(refs: list[Ref], commands_: tuple[Command, ...], args: Args, context: Context) -> list[Ref]:
+    return context.cluster.delete(refs, commands_, context, wait=args.wait, ignore_not_found=args.ignore_not_found)
+
+
+def _batches(args: Args, context: Context) -> Iterator[tuple[list[Ref], tuple[Command, ...]]]:
+    """(what goes, the commands for it): one after the other, since what is left of one may need the next."""
+    scene = context.scene
+    if not _files(args):
+        refs = [
+            ref
+            for selection in kind.selections(args.target or (), context.namespace)
+            for ref in context.cluster.expand(selection, context.deadline)
+        ]
+        yield refs, commands(args, scene)
+        return
+    for part in _parts(manifests.read(manifests.inside(_files(args), scene)), scene):
+        refs = [_named(item, context.namespace) for item in part.manifests]
+        yield refs, _part_commands(part, args, scene)
 
 
 def _files(args: Args) -> str | tuple[str, ...]:
     if args.file:
         return args.file
     return args.target if isinstance(args.target, str) and kind.is_file(args.target) else ()
-
-
-def _refs(args: Args, context: Context) -> list[Ref]:
-    """What to delete, in the order of deletion: files last first."""
-    if names := _files(args):
-        objects = manifests.read(manifests.inside(names, context.scene))
-        return [_named(item, context.namespace) for item in reversed(objects)]
-    return [
-        ref
-        for selection in kind.selections(args.target or (), context.namespace)
-        for ref in context.cluster.expand(selection, context.deadline)
-    ]
 
 
 def _named(item: Manifest, namespace: str) -> Ref:

@@ -1,14 +1,17 @@
-"""Manifest files of a step: which files a key means, and the objects in them."""
+"""The manifests of a step: which files a key means, what is wrong with them, and the objects in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import confidential, masking
-from runner.document import Document, read_objects
+from runner.document import Document, loads_objects, read_objects
 from runner.errors import InvalidWorkflow, StepFailed
 from runner.expressions import has_expression
 from runner.steps.bounds import STAY_INSIDE, impossible, leaves, wrong_name, wrong_namespace
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from runner.cluster.protocol import Manifest
 
 SUFFIXES = (".yaml", ".yml", ".json")
+INLINE = "inline manifest"
+"""What stands for the file of an object that is written in the workflow itself."""
+_ADVICE = "a manifest has apiVersion, kind and metadata.name"
 
 
 def paths(names: str | Sequence[str], folder: Path) -> list[Path]:
@@ -60,19 +66,29 @@ def _fixed_part(pattern: str) -> str:
     return str(Path(*takewhile(lambda part: not any(sign in part for sign in "*?["), parts)))
 
 
-def faults(value: Any, files: Files, key: str) -> Iterator[Fault]:
-    """What is wrong with the files that a key names: missing, outside of the repository, not Kubernetes objects."""
+def is_remote(name: str) -> bool:
+    """Whether a file is one of the network."""
+    return name.startswith(("http://", "https://"))
+
+
+def faults(value: Any, files: Files, key: str, *, remote: bool | None = None) -> Iterator[Fault]:
+    """What is wrong with the files that a key names: missing, outside of the repository, not Kubernetes objects.
+
+    `remote` says whether URLs are allowed; None: they never are.
+    """
     names = value if isinstance(value, list) else [value]
     for index, name in enumerate(names):
         place = (key, index) if isinstance(value, list) else (key,)
-        if isinstance(name, str) and not has_expression(name) and name not in files.made:
+        if not isinstance(name, str) or has_expression(name) or name in files.made:
+            continue
+        if not is_remote(name):
             yield from _file_faults(name, files, place)
+        elif not remote:
+            hint = "download it into the repository" + ("" if remote is None else ", or allow it: `allow_remote: true`")
+            yield Fault(place, f"{name} is a URL: what it holds may change, and nobody has looked at it", hint)
 
 
 def _file_faults(name: str, files: Files, place: tuple[str | int, ...]) -> Iterator[Fault]:
-    if name.startswith(("http://", "https://")):
-        yield Fault(place, f"{name} is a URL; manifests are read from files", "download it into the repository")
-        return
     if wrong := impossible(files.folder / name):
         yield Fault(place, wrong)
         return
@@ -89,6 +105,9 @@ def _file_faults(name: str, files: Files, place: tuple[str | int, ...]) -> Itera
             yield Fault(place, f"the folder {name} has no manifests (*.yaml, *.yml, *.json)")
         elif not path.is_file():
             yield Fault(place, f"{name} is not a file that can be read again and again", "write a regular file")
+        elif path.stem == "kustomization":
+            folder = os.path.relpath(path.parent, files.folder)
+            yield Fault(place, f"{name} has a kustomization", f"say so: `apply: {{kustomize: {folder}}}`")
         else:
             yield from _content_faults(path, name, place)
 
@@ -112,7 +131,7 @@ def _content_faults(path: Path, name: str, place: tuple[str | int, ...]) -> Iter
         yield Fault(place, f"{name} is empty")
     for document in documents:
         for sentence, line in _flaws(document):
-            yield Fault(place, f"{name}:{line}: {sentence}", "a manifest has apiVersion, kind and metadata.name")
+            yield Fault(place, f"{name}:{line}: {sentence}", _ADVICE)
 
 
 def _flaws(document: Document) -> Iterator[tuple[str, int]]:
@@ -141,22 +160,75 @@ def not_an_object(data: Any) -> str:
     return next(filter(None, named), "") or wrong_namespace(str(meta.get("namespace") or ""))
 
 
+def inline_faults(value: Any, key: str) -> Iterator[Fault]:
+    """What is wrong with manifests that stand in the workflow: a map, a list of maps, or a text of documents."""
+    if isinstance(value, str):
+        if not has_expression(value):
+            yield from _text_faults(value, (key,))
+        return
+    for index, item in enumerate(value) if isinstance(value, list) else [(-1, value)]:
+        place = (key,) if index < 0 else (key, index)
+        if not has_expression(item) and (sentence := not_an_object(item)):
+            yield Fault(place, sentence, _ADVICE)
+
+
+def _text_faults(text: str, place: tuple[str | int, ...]) -> Iterator[Fault]:
+    try:
+        documents = loads_objects(text, INLINE)
+    except InvalidWorkflow as error:
+        yield from (Fault(place, f"{problem.place}: {problem.message}", problem.hint) for problem in error.problems)
+        return
+    if not documents:
+        yield Fault(place, "the manifest is empty")
+    for document in documents:
+        yield from (Fault(place, f"{INLINE}:{line}: {sentence}", _ADVICE) for sentence, line in _flaws(document))
+
+
 def read(files: Iterable[Path]) -> list[Manifest]:
     """The objects in these files, lists unfolded, in order. Raises `StepFailed` for what validation could not see."""
+    return [manifest for path in files for manifest in _manifests(partial(_read, path), str(path))]
+
+
+def _read(path: Path) -> tuple[Document, ...]:
+    if path.exists() and not path.is_file():
+        raise StepFailed(f"{path} is not a file that can be read again and again", reason="manifest")
+    return read_objects(path, str(path))
+
+
+def parse(text: str, name: str) -> list[Manifest]:
+    """`read` for text in memory, which messages call by this name."""
+    return _manifests(partial(loads_objects, text, name), name)
+
+
+def inline(value: Any) -> list[Manifest]:
+    """The objects that stand in the workflow itself, expressions filled in."""
     from runner.cluster.protocol import Manifest
 
+    if isinstance(value, str):
+        return parse(value, INLINE)
+    items = [value] if isinstance(value, Mapping) else value
+    for item in items:
+        if sentence := not_an_object(item):
+            raise StepFailed(f"{INLINE}: {sentence}", hint=_ADVICE, reason="manifest")
+    plain = json.loads(json.dumps(items))
+    unfolded = [part for item in plain for part in (item["items"] if item["kind"].endswith("List") else [item])]
+    for item in unfolded:
+        masking.hide(confidential.of_object(item))
+    return [Manifest(item, INLINE, index) for index, item in enumerate(unfolded, 1)]
+
+
+def _manifests(load: Callable[[], tuple[Document, ...]], name: str) -> list[Manifest]:
+    from runner.cluster.protocol import Manifest
+
+    try:
+        documents = load()
+    except InvalidWorkflow as error:
+        problem = error.problems[0]
+        raise StepFailed(f"{problem.place}: {problem.message}", hint=problem.hint, reason="manifest") from None
     manifests = []
-    for path in files:
-        try:
-            if path.exists() and not path.is_file():
-                raise StepFailed(f"{path} is not a file that can be read again and again", reason="manifest")
-            documents = read_objects(path, str(path))
-        except InvalidWorkflow as error:
-            problem = error.problems[0]
-            raise StepFailed(f"{problem.place}: {problem.message}", hint=problem.hint, reason="manifest") from None
-        for document in documents:
-            masking.hide(confidential.of_object(document.data))
-            manifests += [Manifest(item, str(path), line) for item, line in _objects(document)]
+    for document in documents:
+        masking.hide(confidential.of_object(document.data))
+        manifests += [Manifest(item, name, line) for item, line in _objects(document)]
     return manifests
 
 

@@ -50,12 +50,12 @@ CONVERGING = [
             f'Error from server (InternalError): error when creating "STDIN": {WEBHOOK}{ADDRESS}'
             "dial tcp 10.96.44.185:443: connect: connection refused"
         ),
-        "webhook not serving",
+        "WebhookNotServing",
         "the admission webhook check.example.test does not answer",
     ),
     (
         f'Error from server (InternalError): {WEBHOOK}{ADDRESS}no endpoints available for service "hook"',
-        "webhook not serving",
+        "WebhookNotServing",
         "the admission webhook check.example.test does not answer",
     ),
     (
@@ -63,12 +63,12 @@ CONVERGING = [
             f"Error from server (InternalError): {WEBHOOK}{ADDRESS}tls: failed to verify certificate: x509: certificate "
             "signed by unknown authority"
         ),
-        "webhook not serving",
+        "WebhookNotServing",
         "the admission webhook check.example.test does not answer",
     ),
     (
         f"Error from server (InternalError): {WEBHOOK}{ADDRESS}context deadline exceeded",
-        "webhook not serving",
+        "WebhookNotServing",
         "the admission webhook check.example.test does not answer",
     ),
     (
@@ -76,12 +76,12 @@ CONVERGING = [
             f'{CREATING}pods "a" is forbidden: error looking up service account web/default: serviceaccount "default" not '
             "found"
         ),
-        "no default service account yet",
+        "NoDefaultServiceAccount",
         "the namespace web has no default service account yet",
     ),
     (
         f'{CREATING}pods "a" is forbidden: error looking up service account web/zz: serviceaccount "zz" not found',
-        "no such service account",
+        "NoServiceAccount",
         "there is no service account zz in the namespace web",
     ),
     (
@@ -89,7 +89,7 @@ CONVERGING = [
             f'{CREATING}configmaps "q2" is forbidden: unable to create new content in namespace web because it is being '
             "terminated"
         ),
-        "namespace is being deleted",
+        "NamespaceTerminating",
         "the namespace web is being deleted",
     ),
     (
@@ -97,23 +97,23 @@ CONVERGING = [
             'Error from server (AlreadyExists): error when creating "STDIN": object is being deleted: pods "a" already '
             "exists"
         ),
-        "object is being deleted",
+        "ObjectTerminating",
         "pods/a of before is still being deleted",
     ),
     (
         f'{CREATING}pods "a" is forbidden: status unknown for quota: q, resources: pods',
-        "quota not counted yet",
+        "QuotaUncounted",
         "the quota q is new, and what is used of it is not counted yet",
     ),
     (
         f'{CREATING}pods "q2" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=1',
-        "quota exceeded",
+        "QuotaExceeded",
         "pods/q2 does not fit into the quota q: it wants pods=1, and pods=2 of pods=1 are used",
     ),
-    (NO_KIND, "kind not served yet", "the cluster knows no kind Foo in foo.test/v1"),
+    (NO_KIND, "NoKindMatch", "the cluster knows no kind Foo in foo.test/v1"),
     (
         "Error from server (NotFound): the server could not find the requested resource",
-        "resource not served yet",
+        "ResourceNotServed",
         "the server does not serve this resource",
     ),
 ]
@@ -124,23 +124,23 @@ PERMANENT = [
             'Error from server: error when creating "STDIN": admission webhook "check.example.test" denied the request: no '
             "cats"
         ),
-        "denied by a webhook",
+        "DeniedByWebhook",
         "the admission webhook check.example.test denies it: no cats",
     ),
     (
         "The pods \"a\" is invalid: : ValidatingAdmissionPolicy 'small' with binding 'here' denied request: too many",
-        "denied by a policy",
+        "DeniedByPolicy",
         "the policy small denies it: too many",
     ),
     (
         f'{CREATING}pods "psa" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true',
-        "denied by Pod Security",
+        "DeniedByPodSecurity",
         "the Pod Security level restricted:latest of the namespace denies pods/psa: runAsNonRoot != true",
     ),
-    (RETRIEVING, "not allowed", "jane may not get configmaps"),
+    (RETRIEVING, "Forbidden", "jane may not get configmaps"),
     (
         "error: You must be logged in to the server (Unauthorized)",
-        "not logged in",
+        "Unauthorized",
         "the cluster does not accept the credentials of this context",
     ),
     (
@@ -148,21 +148,21 @@ PERMANENT = [
             'Warning: resource deployments/web is missing the annotation.\nThe Deployment "web" is invalid: spec.selector: '
             'Invalid value: {"matchLabels":{"a":"b","app":"web"}}: field is immutable'
         ),
-        "immutable field",
+        "ImmutableField",
         "deployment/web exists, and its spec.selector cannot be changed",
     ),
-    (POD_CHANGED, "immutable field", "pod/p exists, and its spec cannot be changed"),
+    (POD_CHANGED, "ImmutableField", "pod/p exists, and its spec cannot be changed"),
     (
         (
             'The StatefulSet "db" is invalid: spec: Forbidden: updates to statefulset spec for fields other than '
             "'replicas', 'template' are forbidden"
         ),
-        "immutable field",
+        "ImmutableField",
         "statefulset/db exists, and its spec cannot be changed",
     ),
     (
         CONFLICTS,
-        "field conflict",
+        "FieldConflict",
         (
             "kubectl-create owns fields that the manifest would change: .spec.replicas, "
             '.spec.template.spec.containers[name="x"].image'
@@ -170,7 +170,7 @@ PERMANENT = [
     ),
     (
         'The ConfigMap "big" is invalid: metadata.annotations: Too long: may not be more than 262144 bytes',
-        "too long for an annotation",
+        "TooLong",
         "configmap/big is too large for kubectl's way of remembering what was applied (262144 bytes)",
     ),
     (
@@ -178,7 +178,7 @@ PERMANENT = [
             'Error from server (BadRequest): error when creating "STDIN": Pod in version "v1" cannot be handled as a Pod: '
             'strict decoding error: unknown field "spec.conteiners"'
         ),
-        "unknown field",
+        "UnknownField",
         "the manifest has a field that does not exist: spec.conteiners",
     ),
     (
@@ -186,7 +186,7 @@ PERMANENT = [
             'Error from server (BadRequest): error when creating "STDIN": Deployment in version "v1" cannot be handled as a '
             "Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
         ),
-        "wrong type",
+        "WrongType",
         "the field DeploymentSpec.spec.replicas of the manifest is a string, and must be of type int32",
     ),
     (
@@ -194,7 +194,7 @@ PERMANENT = [
             "Error from server: failed to create typed patch object (web/web; apps/v1, Kind=Deployment): "
             '.spec.template.spec.containers[name="x"].image: expected string, got &value.valueUnstructured{Value:true}'
         ),
-        "wrong value",
+        "WrongValue",
         (
             'the manifest has a value of a wrong type: .spec.template.spec.containers[name="x"].image: expected string, got '
             "&value.valueUnstructured{Value:true}"
@@ -202,22 +202,22 @@ PERMANENT = [
     ),
     (
         f'{CREATING}pods "pp" is forbidden: no PriorityClass with name zz was found',
-        "no such priority class",
+        "NoPriorityClass",
         "there is no PriorityClass zz",
     ),
     (
         'The Pod "a" is invalid: spec.containers: Required value',
-        "invalid",
+        "Invalid",
         "pod/a is not valid: spec.containers: Required value",
     ),
     (
         'The Service "S_x" is invalid: \n* metadata.name: Invalid value: "S_x"\n* spec.ports[0].port: Invalid value: 0',
-        "invalid",
+        "Invalid",
         'service/S_x is not valid: metadata.name: Invalid value: "S_x"',
     ),
     (
         'Error from server (NotFound): error when creating "STDIN": namespaces "nowhere" not found',
-        "namespace missing",
+        "NamespaceNotFound",
         "the namespace nowhere does not exist",
     ),
     (
@@ -225,7 +225,7 @@ PERMANENT = [
             'error: the namespace from the provided object "a" does not match the namespace "b". You must pass '
             "'--namespace=a' to perform this operation."
         ),
-        "other namespace",
+        "OtherNamespace",
         "the manifest says namespace a, and the step says b",
     ),
     (
@@ -233,39 +233,39 @@ PERMANENT = [
             "Unable to connect to the server: tls: failed to verify certificate: x509: certificate signed by unknown "
             "authority"
         ),
-        "certificate of the server",
+        "UntrustedCertificate",
         "the server's certificate is not trusted: certificate signed by unknown authority",
     ),
     (
         "Error in configuration: context was not found for specified context: zz",
-        "no such context",
+        "NoContext",
         "the kubeconfig has no such context: zz",
     ),
     (
         f'{CREATING}pods "a" is forbidden: because',
-        "forbidden",
+        "Refused",
         'the cluster forbids it: pods "a" is forbidden: because',
     ),
-    ('Error from server (NotFound): pods "nope" not found', "does not exist", "pods/nope does not exist"),
+    ('Error from server (NotFound): pods "nope" not found', "NotFound", "pods/nope does not exist"),
     (
         "error: error parsing STDIN: error converting YAML to JSON: yaml: line 1: did not find expected node content",
-        "not understood",
+        "NotUnderstood",
         "kubectl does not understand the manifest: yaml: line 1: did not find expected node content",
     ),
     (
         f'error: error validating "STDIN": error validating data: [apiVersion not set, kind not set]{HINT_OF_KUBECTL}',
-        "not understood",
+        "NotUnderstood",
         "kubectl does not understand the manifest: [apiVersion not set, kind not set]",
     ),
     (
         "error: unknown flag: --flagg\nSee 'kubectl get --help' for usage.",
-        "older kubectl",
+        "OldKubectl",
         "this kubectl does not know --flagg",
     ),
-    ('error: the path "no.yaml" does not exist', "no such file", "there is no file no.yaml"),
+    ('error: the path "no.yaml" does not exist', "NoFile", "there is no file no.yaml"),
     (
         "Error from server (BadRequest): the server rejected our request for an unknown reason",
-        "bad request",
+        "BadRequest",
         "the API server does not understand the request: the server rejected our request for an unknown reason",
     ),
 ]
@@ -275,7 +275,7 @@ CUT = "the connection to the API server was cut"
 TRANSIENT = [
     (
         'Error from server (AlreadyExists): error when creating "STDIN": configmaps "a" already exists',
-        "somebody else made it",
+        "AlreadyExists",
         "configmaps/a was made by somebody else in the meantime",
     ),
     (
@@ -284,33 +284,33 @@ TRANSIENT = [
             'be fulfilled on resourcequotas "q": the object has been modified; please apply your changes to the latest '
             "version and try again"
         ),
-        "changed meanwhile",
+        "Conflict",
         "the object was changed by somebody else in the meantime",
     ),
     (
         "Error from server (TooManyRequests): the server has received too many requests",
-        "too many requests",
+        "TooManyRequests",
         "the API server has too many requests",
     ),
     (
         "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
-        "server unavailable",
+        "ServiceUnavailable",
         "the API server is not available",
     ),
-    ("Error from server: etcdserver: leader changed", "server unavailable", "the API server is not available"),
+    ("Error from server: etcdserver: leader changed", "ServiceUnavailable", "the API server is not available"),
     (
         "Error from server (Timeout): the server was unable to return a response in the time allotted",
-        "server timed out",
+        "ServerTimeout",
         "the API server took too long",
     ),
     (
         'Error from server (InternalError): an error on the server ("") has prevented the request from succeeding',
-        "server stumbled",
+        "InternalError",
         "the API server had an internal error",
     ),
     (
         f"{KLOG}{KLOG}The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?",
-        "no connection",
+        "ConnectionRefused",
         "the API server does not take connections",
     ),
     (
@@ -318,21 +318,21 @@ TRANSIENT = [
             f'{OPENAPI}"http://127.0.0.1:1/openapi/v2?timeout=32s": dial tcp 127.0.0.1:1: connect: connection refused'
             f"{HINT_OF_KUBECTL}"
         ),
-        "no connection",
+        "ConnectionRefused",
         "the API server does not take connections",
     ),
-    (KLOG, "no connection", "the API server does not take connections"),
-    ('error when creating "STDIN": Post "http://x/y": read: connection reset by peer', "connection lost", CUT),
-    ("Unable to connect to the server: EOF", "connection lost", CUT),
-    ("Unable to connect to the server: http2: client connection lost", "connection lost", CUT),
-    ("Unable to connect to the server: net/http: TLS handshake timeout", "no answer in time", NO_ANSWER),
-    ('error: Get "http://x": net/http: request canceled (Client.Timeout exceeded)', "no answer in time", NO_ANSWER),
+    (KLOG, "ConnectionRefused", "the API server does not take connections"),
+    ('error when creating "STDIN": Post "http://x/y": read: connection reset by peer', "ConnectionLost", CUT),
+    ("Unable to connect to the server: EOF", "ConnectionLost", CUT),
+    ("Unable to connect to the server: http2: client connection lost", "ConnectionLost", CUT),
+    ("Unable to connect to the server: net/http: TLS handshake timeout", "NoAnswer", NO_ANSWER),
+    ('error: Get "http://x": net/http: request canceled (Client.Timeout exceeded)', "NoAnswer", NO_ANSWER),
     (
         f'{OPENAPI}"http://nohost.invalid/openapi/v2": dial tcp: lookup nohost.invalid on 10.0.0.1:53: no such host',
-        "name not resolved",
+        "NameNotResolved",
         "the name of the API server cannot be resolved: nohost.invalid",
     ),
-    ("Unable to connect to the server: proxyconnect", "server not reached", "the API server cannot be reached"),
+    ("Unable to connect to the server: proxyconnect", "Unreachable", "the API server cannot be reached"),
 ]
 
 
@@ -370,7 +370,7 @@ def test_one_hopeless_complaint_is_enough() -> None:
     wait, never = CONVERGING[4][0], PERMANENT[14][0]
 
     assert (found := classify(f"{wait}\n{never}")) is not None
-    assert found.rule.name == "invalid"
+    assert found.rule.name == "Invalid"
     assert classify(f"{wait}\nError from server (Teapot): I am one") is None
     assert (found := classify(f"{wait}\n{wait.replace('web', 'other')}")) is not None
     assert found.rule.kind == "converging"

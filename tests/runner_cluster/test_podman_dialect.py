@@ -21,7 +21,10 @@ def lines(commands: tuple[Command, ...]) -> list[str]:
 
 
 def test_play() -> None:
-    assert str(PodmanDialect().apply("a b.yaml", "ns")) == "podman kube play 'a b.yaml'"
+    assert lines(PodmanDialect().apply(("a b.yaml", "c"), "ns")) == [
+        "podman kube play 'a b.yaml'",
+        "podman kube play c",
+    ]
 
 
 def test_delete_stops_first_and_ignores_what_is_gone() -> None:

@@ -43,8 +43,9 @@ def faults(file: Any, folder: Path, *made: str) -> list[Fault]:
 def files(file: str | list[str], folder: Path, namespace: str = "") -> list[str]:
     """The files that the commands name, relative to the folder."""
     args = msgspec.convert({"file": file}, apply.Args)
-    commands = apply.commands(args, Scene(KubectlDialect(), namespace, folder))
-    return [command.argv[-1].removeprefix(f"--filename={folder}/") for command in commands]
+    (command,) = apply.commands(args, Scene(KubectlDialect(), namespace, folder))
+    names = (word for word in command.argv if word.startswith("--filename="))
+    return [name.removeprefix(f"--filename={folder}/") for name in names]
 
 
 # -- commands -------------------------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ def test_nothing_is_wrong(file: Any, folder: Path) -> None:
             "https://example.org/a.yaml",
             Fault(
                 ("file",),
-                "https://example.org/a.yaml is a URL; manifests are read from files",
-                "download it into the repository",
+                "https://example.org/a.yaml is a URL: what it holds may change, and nobody has looked at it",
+                "download it into the repository, or allow it: `allow_remote: true`",
             ),
         ),
         (
@@ -185,8 +186,10 @@ class Stage:
         self.cluster = self
         self.applied: list[Manifest] = []
 
-    def apply(self, manifests: list[Manifest], namespace: str, hand: object) -> list[Applied]:
-        assert (namespace, hand) == ("demo", self)
+    def apply(
+        self, manifests: list[Manifest], namespace: str, hand: object, *, server_side: bool = False
+    ) -> list[Applied]:
+        assert (namespace, hand, server_side) == ("demo", self, False)
         self.applied = list(manifests)
         return [Applied(item.ref, f"uid-{item.ref.name}", created=item.ref.kind == "Pod") for item in manifests]
 

@@ -1,0 +1,270 @@
+"""Applying and deleting on the real cluster: what heals by itself is not a failure, what does not fails at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+Kubectl = Callable[..., str]
+Report = dict[str, Any]
+Flow = Callable[..., tuple[int, Report]]
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: app, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: app, image: pythonapp, imagePullPolicy: Never}]
+"""
+
+
+@pytest.fixture
+def flow(tmp_path: Path, runner: Callable[..., Any], cluster_env: dict[str, str], namespace: str) -> Flow:
+    """Run a workflow in a namespace of the test; answers the exit code and the report's workflow."""
+
+    def run(text: str, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, Report]:
+        file = tmp_path / "flow.yaml"
+        file.write_text(textwrap.dedent(text))
+        answer = runner("run", file, "-o", "json", "-n", namespace, *arguments, env={**cluster_env, **(env or {})})
+        report = json.loads(answer.stdout)
+        (only,) = report["workflows"] or [{}]
+        return answer.returncode, {**report, **only, "log": answer.stderr}
+
+    return run
+
+
+def retried(report: Report) -> set[str]:
+    """The rules by which commands were tried again, as the log says."""
+    return {
+        word.removeprefix("rule=")
+        for line in report["log"].splitlines()
+        if "command retried" in line
+        for word in line.split()
+        if word.startswith("rule=")
+    }
+
+
+def failure(report: Report) -> dict[str, Any]:
+    """Why the only step that failed did."""
+    (failed,) = [step for step in report["steps"] if step.get("failure")]
+    return {"seconds": failed["seconds"], **failed["failure"]}
+
+
+# -- phases -----------------------------------------------------------------------------------------------------------
+
+
+def test_kind_namespace_and_pod_of_one_file(flow: Flow, tmp_path: Path, namespace: str, kubectl: Kubectl) -> None:
+    """What needs another object of the file stands before it: all come in the order that works, and go in reverse.
+
+    The Pod is made in a namespace that has no service account yet.
+    """
+    other, group = f"{namespace}-b", f"{namespace}.test"
+    (tmp_path / "all.yaml").write_text(f"""\
+apiVersion: {group}/v1
+kind: Widget
+metadata: {{name: one, namespace: {other}, finalizers: []}}
+---
+{POD.replace("name: app,", f"name: app, namespace: {other},", 1)}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: widgets.{group}}}
+spec:
+  group: {group}
+  scope: Namespaced
+  names: {{kind: Widget, plural: widgets, singular: widget}}
+  versions:
+  - {{name: v1, served: true, storage: true, schema: {{openAPIV3Schema: {{type: object}}}}}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {other}}}
+""")
+    code, report = flow("steps: [{id: all, apply: all.yaml}, {delete: all.yaml}, {delete: all.yaml}]")
+
+    assert code == 0, report
+    applied, first, second = (step["outputs"]["objects"] for step in report["steps"])
+    kinds = ["Widget", "Pod", "CustomResourceDefinition", "Namespace"]
+    assert ([item["kind"] for item in applied], {item["created"] for item in applied}) == (kinds, {True})
+    assert [item["kind"] for item in first] == ["Widget", "Pod", "CustomResourceDefinition", "Namespace"]
+    assert second == []  # also of the kind that the cluster knows no more
+    assert report["cleanup"]["deleted"] == 0
+    assert kubectl("get", "namespace", other, "--ignore-not-found") == ""
+
+
+# -- what heals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def webhook(namespace: str, kubectl: Kubectl, tmp_path: Path) -> Iterator[str]:
+    """A webhook for the config maps of the test's namespace, whose Service has no endpoints."""
+    (tmp_path / "webhook.yaml").write_text(f"""\
+apiVersion: v1
+kind: Service
+metadata: {{name: hook}}
+spec: {{ports: [{{port: 443}}], selector: {{app: nobody}}}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {{name: {namespace}}}
+webhooks:
+- name: check.example.test
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  timeoutSeconds: 1
+  failurePolicy: Fail
+  namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {namespace}}}}}
+  rules: [{{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}}]
+  clientConfig: {{service: {{name: hook, namespace: {namespace}, path: /}}}}
+""")
+    kubectl("apply", "-n", namespace, "-f", str(tmp_path / "webhook.yaml"))
+    yield namespace
+    kubectl("delete", "validatingwebhookconfiguration", namespace, "--ignore-not-found")
+
+
+MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: late}\n"
+
+
+def test_webhook_that_does_not_serve_yet(flow: Flow, webhook: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """The step goes on until the webhook lets it pass; and one that never does is named at the deadline."""
+    (tmp_path / "map.yaml").write_text(MAP)
+    for _ in range(100):  # until the API server asks the webhook
+        if "failed calling webhook" in _stderr(kubectl, "create", "configmap", "probe", "-n", webhook):
+            break
+        kubectl("delete", "configmap", "probe", "-n", webhook, "--ignore-not-found")
+
+    code, report = flow("steps: [{apply: map.yaml, timeout: 3s}]")
+    why = failure(report)
+    assert (code, why["reason"]) == (1, "WebhookNotServing")
+    assert why["message"] == "timed out after 3 s: the admission webhook check.example.test does not answer"
+    assert "kubernetes.io/service-name=hook" in why["hint"]
+
+    timer = threading.Timer(3, kubectl, ("delete", "validatingwebhookconfiguration", webhook))
+    timer.start()
+    code, report = flow("steps: [{apply: map.yaml}]")
+    timer.join()
+    assert (code, retried(report)) == (0, {"WebhookNotServing"})
+
+
+def _stderr(kubectl: Kubectl, *arguments: str) -> str:
+    answer = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
+    return answer.stderr
+
+
+def test_namespace_that_is_just_going(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """Its end is waited for; then it is made again, by the file or by somebody else, and filled."""
+    other = f"{namespace}-c"
+    inside = MAP.replace("late", f"late, namespace: {other}")
+    (tmp_path / "all.yaml").write_text(f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {other}}}\n---\n{inside}")
+    kubectl("create", "namespace", other)
+    kubectl("create", "configmap", "held", "-n", other)
+    kubectl("patch", "configmap", "held", "-n", other, "-p", '{"metadata": {"finalizers": ["example.test/held"]}}')
+    kubectl("delete", "namespace", other, "--wait=false")
+    release = ("patch", "configmap", "held", "-n", other, "-p", '{"metadata": {"finalizers": null}}')
+    timer = threading.Timer(2, kubectl, release)
+    timer.start()
+    code, report = flow("steps: [{apply: all.yaml, timeout: 40s}]")
+    timer.join()
+
+    assert code == 0, report
+    assert [item["created"] for item in report["steps"][0]["outputs"]["objects"]] == [True, True]
+    assert report["cleanup"]["deleted"] == 2
+
+
+def test_quota(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """A quota of the same file is counted before the Pod is refused for it; what was just deleted makes room; what
+    does not fit fails soon, with the numbers.
+    """
+    quota = "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: few}\nspec: {hard: {pods: '1'}}\n"
+    (tmp_path / "all.yaml").write_text(f"{quota}---\n{POD}")
+    (tmp_path / "next.yaml").write_text(POD.replace("name: app,", "name: next,", 1))
+    (tmp_path / "more.yaml").write_text(POD.replace("name: app,", "name: more,", 1))
+
+    code, report = flow(
+        "steps: [{apply: all.yaml}, {delete: pod/app}, {apply: next.yaml}, {apply: more.yaml}]",
+    )
+
+    why = failure(report)
+    assert (code, why["reason"]) == (1, "QuotaExceeded")
+    assert "pods/more does not fit into the quota few: it wants pods=1, and pods=1 of pods=1 are used" in why["message"]
+    assert why["seconds"] < 8
+    assert [step["status"] for step in report["steps"]] == ["success", "success", "success", "failure"]
+
+
+# -- what does not ----------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_succeed_fails_at_once(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """One sentence of ours, then the words of kubectl a single time; within seconds."""
+    deployment = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: app, image: none}]}}
+"""
+    (tmp_path / "web.yaml").write_text(deployment)
+    (tmp_path / "other.yaml").write_text(deployment.replace("app: web", "app: other"))
+    (tmp_path / "field.yaml").write_text(deployment.replace("replicas", "replikas"))
+    (tmp_path / "invalid.yaml").write_text(POD.replace("name: app,", "name: 'A_B',", 1))
+    (tmp_path / "nowhere.yaml").write_text(MAP.replace("late", "late, namespace: nowhere-to-be-found"))
+
+    code, report = flow("""
+        steps:
+          - apply: web.yaml
+          - {apply: other.yaml, continue_on_error: true}
+          - {apply: field.yaml, continue_on_error: true}
+          - {apply: invalid.yaml, continue_on_error: true}
+          - {apply: nowhere.yaml, continue_on_error: true}
+        """)
+
+    failures = [step["failure"] for step in report["steps"][1:]]
+    assert code == 0
+    assert [why["reason"] for why in failures] == ["ImmutableField", "UnknownField", "Invalid", "NamespaceNotFound"]
+    assert failures[0]["message"] == "deployment/web exists, and its spec.selector cannot be changed"
+    assert failures[1]["message"] == "the manifest has a field that does not exist: spec.replikas"
+    assert failures[2]["message"].startswith("pod/A_B is not valid: metadata.name: Invalid value")
+    assert "kubectl create namespace nowhere-to-be-found" in failures[3]["hint"]
+    complaints = [why["output"].count("Error from server") + why["output"].count("is invalid") for why in failures]
+    assert complaints == [1, 1, 1, 1]
+    assert all(step["seconds"] < 5 for step in report["steps"])
+    assert report["cleanup"]["deleted"] == 1
+
+
+# -- whose it is ------------------------------------------------------------------------------------------------------
+
+
+def test_somebody_is_faster(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """What another makes between our look and kubectl's is updated, does not keep our label, and is not deleted."""
+    (tmp_path / "map.yaml").write_text(f"{MAP}data: {{a: new}}\n")
+    (tmp_path / "bin").mkdir()
+    real = subprocess.check_output(["bash", "-c", "command -v kubectl"], text=True).strip()
+    other = tmp_path / "bin/kubectl"
+    other.write_text(
+        f"#!/bin/bash\n[[ $1 != apply ]] || KUBECONFIG={tmp_path}/theirs {real} create configmap late -n {namespace} "
+        f'>/dev/null 2>&1\nexec {real} "$@"\n'
+    )
+    other.chmod(0o755)
+    (tmp_path / "theirs").write_text(kubectl("config", "view", "--raw", "--flatten"))
+    import os
+
+    code, report = flow("steps: [{apply: map.yaml}]", env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+
+    live = json.loads(kubectl("get", "configmap", "late", "-n", namespace, "-o", "json"))
+    assert code == 0, report
+    assert report["steps"][0]["outputs"]["objects"][0]["created"] is False
+    assert (live["data"], live["metadata"].get("labels")) == ({"a": "new"}, None)
+    assert "configmap/late: made by somebody else in the meantime" in report["log"]
+    assert report["cleanup"] == {**report["cleanup"], "deleted": 0, "left": []}
