@@ -141,7 +141,8 @@ def _log(
     path = f"/api/v1/namespaces/{meta['namespace']}/pods/{quote(meta['name'])}/log"
     query = {"container": container.name, "tailLines": str(LOG_LINES)}
     # Of which life it is the API server's state and kubelet's may differ for a moment.
-    for previous in (crashed and container.state("terminated") is None, False):
+    last = container.state("terminated") is None
+    for previous in (last, not last) if crashed else (False,):
         try:
             said = cluster.api.text(f"{path}?{urlencode(query | ({'previous': 'true'} if previous else {}))}", deadline)
         except (ApiError, Unreachable):

@@ -57,12 +57,12 @@ class Api:
     def __init__(self, socket_path: Callable[[Deadline], str]) -> None:
         self._socket_path = socket_path
         self._local = threading.local()
-        self._kept: set[UnixConnection] = set()
+        self._kept: dict[threading.Thread, UnixConnection] = {}
 
     def close(self) -> None:
         """Close the connections that are kept alive, those of threads that ended included."""
         while self._kept:
-            self._kept.pop().close()
+            self._kept.popitem()[1].close()
 
     def request(
         self,
@@ -177,7 +177,8 @@ class Api:
         fresh = connection is None
         if connection is None:
             connection = self._local.connection = UnixConnection(self._socket_path(deadline))
-            self._kept.add(connection)
+            self._forget_the_dead()
+            self._kept[threading.current_thread()] = connection
         connection.timeout = _timeout(deadline, within)
         if connection.sock:
             connection.sock.settimeout(connection.timeout)
@@ -185,8 +186,14 @@ class Api:
 
     def _drop(self) -> None:
         self._local.connection.close()
-        self._kept.discard(self._local.connection)
+        self._kept.pop(threading.current_thread(), None)
         self._local.connection = None
+
+    def _forget_the_dead(self) -> None:
+        """Close the connections of threads that ended: a long run has many watches, one after the other."""
+        for thread in list(self._kept):
+            if not thread.is_alive() and (connection := self._kept.pop(thread, None)):
+                connection.close()
 
 
 def _shut(sock: socket.socket) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from runner.cluster.diagnosis import text as diagnosis_text
 from runner.cluster.protocol import Selection
@@ -111,6 +111,7 @@ class _Wait:
         self._vigil = vigil
         self._tolerance = _Tolerance(goal.tolerate)
         self._known: dict[tuple[Selection, str], Object] = {}
+        self._indexed: dict[Hashable, tuple[Sequence[Object], Mapping[Any, Sequence[Object]]]] = {}
         self._said = ""
         self._said_at = 0.0
         self._began = time.monotonic()
@@ -161,8 +162,9 @@ class _Wait:
         if self._goal.fail_if and (sentence := self._goal.fail_if(item, all_)):
             raise self._explained(StepFailed(sentence, reason="fail_if"), [item], None)
         verdict = self._goal.test(item, all_) if self._goal.test else judge(item, self._goal.until)
-        if verdict.state == "done" and (self._goal.test or self._goal.until == "exists"):
-            return verdict
+        alone = self._goal.test or self._goal.until == "exists" or item.get("kind") == "Pod"
+        if verdict.state == "done" and alone:
+            return verdict  # nothing around it could change that
         around = self._around(item)
         if self._goal.test is None:
             return judge(item, self._goal.until, around)
@@ -187,18 +189,29 @@ class _Wait:
         for key, selection in watches.items():
             if selection:
                 self._vigil.follow(key, partial(self._cluster.watch, selection), needed=False)
-        alone = item.get("kind") == "Pod" and [len(each.names) for each in self._selections] == [1]
-        about = meta["name"] if alone else ""
-        events = ("events", namespace, about)
-        if namespace:
-            self._vigil.follow(events, partial(self._cluster.events, namespace, about), needed=False)
+        pods = self._vigil.seen(("pods", uid))
+        # A single Pod's events are asked for by its name; those of many are in the namespace.
+        single = item.get("kind") == "Pod" and [len(each.names) for each in self._selections] == [1]
+        events = self._events(namespace, meta["name"] if single else "") if namespace else {}
         return Around(
-            pods=self._vigil.seen(("pods", uid)),
+            pods=pods,
             slices=self._vigil.seen(("slices", uid)),
-            events=self._vigil.seen(events) or (),
+            events=[event for each in (item, *(pods or ())) for event in events.get(each["metadata"].get("uid"), ())],
             complete=not any(selection and self._vigil.awaited(key) for key, selection in watches.items()),
             status=not item.get("status") and self._cluster.promises_status(item, self._hand.deadline),
         )
+
+    def _events(self, namespace: str, name: str) -> Mapping[Any, Sequence[Object]]:
+        """The events of a namespace (about objects of this name), by the UID of what they are about."""
+        key = ("events", namespace, name)
+        self._vigil.follow(key, partial(self._cluster.events, namespace, name), needed=False)
+        found = self._vigil.seen(key)
+        if found is not None and (key not in self._indexed or self._indexed[key][0] is not found):
+            index: dict[Any, list[Object]] = {}
+            for event in found:
+                index.setdefault(event["involvedObject"].get("uid"), []).append(event)
+            self._indexed[key] = (found, index)
+        return self._indexed[key][1] if key in self._indexed else {}
 
     # -- deciding -----------------------------------------------------------------------------------------------
 

@@ -82,6 +82,18 @@ def test_connection_that_was_closed_meanwhile_is_replaced(tmp_path: Path) -> Non
         assert api.get("/", Deadline(10)) == {"a": True}
 
 
+def test_connection_of_a_thread_that_ended_is_closed(tmp_path: Path) -> None:
+    """The server here takes one at a time: the second thread is heard when the first one's connection is gone."""
+    answers: list[object] = []
+    with serving(tmp_path / "s", OK, OK) as api, Deadline(5) as deadline:
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: answers.append(api.get("/", deadline)))
+            thread.start()
+            thread.join()
+        assert len(api._kept) == 1
+    assert answers == [{"a": True}] * 2
+
+
 def test_answers_that_drip(tmp_path: Path) -> None:
     """What comes slowly is waited for, as long as it comes; but not longer than the deadline."""
 
