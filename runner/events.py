@@ -38,8 +38,8 @@ LEVELS: Final[Mapping[str, str]] = {
     "object created": "debug",  # object, uid
     "object deleted": "debug",  # object
     "object left": "error",  # object, why, command
-    "forward ready": "info",  # step, local, target
-    "forward restarted": "warning",  # step, local, why
+    "forward ready": "info",  # step, local, target, pod
+    "forward restarted": "warning",  # step, local, target (the new Pod), seconds, why
     "cleanup started": "info",  # workflow, objects (how many)
     "cleanup waiting": "info",  # workflow, waiting_for
     "cleanup ended": "info",  # workflow, deleted, left, kept, seconds

@@ -121,6 +121,7 @@ class Child:
         self._thread: threading.Thread | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
+        self._draining = threading.RLock()
         self._streams = {"stdout": _Stream(), "stderr": _Stream()}
         self._ledger = _ledger
         self._mark = self._ledger.spawning(command.argv[0]) if self._ledger else {}
@@ -209,22 +210,30 @@ class Child:
             while not deadline.ended and not self.exited:
                 ready = {key.data for key, _ in selector.select(deadline.socket_timeout())}
                 for name in ready & self._streams.keys():
-                    if not self._drain(name):
+                    self._drain(name)
+                    if self._streams[name].ended:
                         selector.unregister(self._streams[name].read_end)
-                        self._streams[name].close()
+                        with self._draining:
+                            self._streams[name].close()
                 if "wake" in ready:
                     os.read(self._wake_read, 64)
                 if self._reaped is not None:
                     self._finish(self._reaped)
 
+    def catch_up(self) -> None:
+        """Hand over the lines that it has printed so far, without waiting for the thread that pumps."""
+        for name in self._streams:
+            self._drain(name)
+
     def _drain(self, name: str) -> bool:
-        """Take one chunk; False at the end of the stream."""
-        stream = self._streams[name]
-        lines, more = stream.read()
-        if self._on_line:
-            for line in lines:
-                self._on_line(name, line)
-        return more
+        """Take one chunk; False when there is none."""
+        with self._draining:
+            stream = self._streams[name]
+            lines, more = stream.read()
+            if self._on_line:
+                for line in lines:
+                    self._on_line(name, line)
+            return more
 
     def _await_exit(self) -> None:
         self._reaped = self._process.exit_code  # blocks in waitpid
@@ -249,8 +258,9 @@ class Child:
         self._ended.set()
 
     def _close_pipes(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
+        with self._draining:
+            for stream in self._streams.values():
+                stream.close()
         os.close(self._wake_read)
         write_end, self._wake_write = self._wake_write, -1  # a late wake() fails instead of hitting a reused number
         os.close(write_end)
@@ -263,18 +273,22 @@ class _Stream:
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
         self.closed = False
+        self.ended = False
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
         self._rest = b""
 
     def read(self) -> tuple[list[str], bool]:
-        """The complete lines in the next chunk, and whether more may come."""
+        """The complete lines in the next chunk, and whether there was one."""
+        if self.closed:
+            return [], False
         try:
             chunk = os.read(self.read_end, 1 << 16)
         except BlockingIOError:
             return [], False
         if not chunk:
+            self.ended = True
             return [], False
         self._keep(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")

@@ -14,7 +14,7 @@ from runner.cluster.observer import Observer
 from runner.cluster.patience import Patience, Report, quiet
 from runner.cluster.protocol import (
     Applied,
-    Backend,
+    FarEnd,
     Gone,
     Hand,
     Manifest,
@@ -226,13 +226,12 @@ class Kubectl(Observer):
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         return diagnosis.text(self.diagnose(objects, deadline))
 
-    def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
-        from runner.cluster.portforward import KubectlBackend
-        from runner.cluster.targets import resolver
+    def far_end(self, target: Selection, ports: Sequence[str], local: str, hand: Hand) -> FarEnd:
+        from runner.cluster import targets
+        from runner.cluster.portforward import PortForward
 
-        return KubectlBackend(
-            resolver(self, target, port), target.namespace or self.namespace, self.environment, hand, deadline
-        )
+        follower = targets.Follower(targets.pods(self, target, ports))
+        return PortForward(follower, target.namespace or self.namespace, self.environment, local, hand)
 
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
         from runner.cluster import images

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from runner import shell
 from runner.cluster import diagnosis, ownership, podman_diagnosis, podman_manifests
 from runner.cluster.http import Api, ApiError, Unreachable
-from runner.cluster.podman_backend import PodmanBackend
+from runner.cluster.podman_backend import PodmanFarEnd
 from runner.cluster.podman_dialect import POD_KINDS, VOLUME, PodmanDialect, kind_of, removal, remove_pods
 from runner.cluster.podman_manifests import MANIFEST_LABEL
 from runner.cluster.podman_objects import ref_of
@@ -25,7 +25,6 @@ from runner.cluster.podman_service import RemoteSocket, Service, cannot_start
 from runner.cluster.protocol import (
     RUN_LABEL,
     Applied,
-    Backend,
     Gone,
     Hand,
     Manifest,
@@ -306,8 +305,8 @@ class Podman(Observer):
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         return diagnosis.text(self.diagnose(objects, deadline))
 
-    def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
-        return PodmanBackend(self, target, port, deadline, direct=self.direct)
+    def far_end(self, target: Selection, ports: Sequence[str], local: str, hand: Hand) -> PodmanFarEnd:
+        return PodmanFarEnd(self, target, direct=self.direct)
 
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
         from runner.cluster import podman_images

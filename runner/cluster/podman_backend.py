@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from runner.cluster.podman_dialect import kind_of
 from runner.cluster.podman_objects import port_number
 from runner.cluster.podman_observer import Observer
-from runner.cluster.protocol import Object, Selection, selector_of
+from runner.cluster.protocol import Hand, Object, Selection, selector_of
+from runner.cluster.relay import Say, await_listener, carry
 from runner.deadline import Deadline
 from runner.errors import StepFailed
 
@@ -19,28 +21,44 @@ _SIOCDARP: Final = 0x8953
 CONNECT_SECONDS: Final = 5.0
 
 
-class PodmanBackend:
-    """Implements `protocol.Backend`. `direct` is whether the addresses of Pods can be reached from here."""
+class PodmanFarEnd:
+    """Implements `protocol.FarEnd`. `direct` is whether the addresses of Pods can be reached from here."""
 
-    def __init__(self, observer: Observer, target: Selection, port: str, deadline: Deadline, *, direct: bool) -> None:
+    def __init__(self, observer: Observer, target: Selection, *, direct: bool) -> None:
         self._observer = observer
         self._target = target
-        self._name = port
         self._direct = direct
-        self._address: tuple[str, int] | None = self._resolve(deadline)
+        self._addresses: dict[str, tuple[str, int]] = {}
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def await_answer(self, ports: Sequence[str], hand: Hand) -> str:
+        for port in ports:
+            await_listener(self, port, hand.deadline, hand.waiting)
+        return ""
+
+    def serve(self, port: str, client: socket.socket, life: Deadline) -> None:
+        carry(self, port, client, life)
+
+    def connect(self, port: str, deadline: Deadline, say: Say | None = None) -> socket.socket:
         """The application may not listen yet, and the Pod may just be replaced: tried again until the deadline."""
         pause = 0.01
         while True:
             deadline.check()
-            self._address = self._address or self._resolve(deadline)
+            address = self._addresses.get(port)
+            if address is None:
+                if say:
+                    say(f"a running Pod of {self._target}")
+                address = self._addresses[port] = self._resolve(port, deadline)
+            if say:
+                say(f"{self._target} to listen on port {port}")
             try:
-                return _connected(self._address, deadline)
+                return _connected(address, deadline)
             except OSError:
-                self._address = None
+                self._addresses.pop(port, None)
             deadline.pause(pause)
             pause = min(0.25, pause * 2)
+
+    def answered(self, far: socket.socket) -> None:
+        """Nothing hangs on it here."""
 
     def refused(self, far: socket.socket) -> bool:
         """A refusal is seen by `connect` itself; behind a published port nobody can tell it from an end."""
@@ -49,21 +67,20 @@ class PodmanBackend:
     def close(self) -> None:
         """Connections belong to who asked for them."""
 
-    def _resolve(self, deadline: Deadline) -> tuple[str, int]:
-        """Where the port of the target is, once one of its Pods runs."""
-        target, port = self._target, self._name
+    def _resolve(self, port: str, deadline: Deadline) -> tuple[str, int]:
+        """Where a port of the target is, once one of its Pods runs."""
+        target = self._target
         if kind_of(target.kind) == "Service":
-            target, port = self._behind_service()
+            target, port = self._behind_service(port)
         for objects in self._observer.watch(target, deadline):
             running = [item for item in objects if item["status"].get("podIP")]
             if running:
-                self.port = port_number(running[-1], port)
-                return self._reach(running[-1])
+                return self._reach(running[-1], port_number(running[-1], port))
         raise AssertionError  # a watch ends only by an exception
 
-    def _behind_service(self) -> tuple[Selection, str]:
+    def _behind_service(self, port: str) -> tuple[Selection, str]:
         """The Pods and the port behind a Service that this run applied."""
-        target, port = self._target, self._name
+        target = self._target
         found = (self._observer.known.get(("Service", name)) for name in target.names)
         service = next((item for item in found if item), None)
         if service is None:
@@ -76,17 +93,17 @@ class PodmanBackend:
         known = ", ".join(str(item["port"]) for item in spec.get("ports") or ())
         raise StepFailed(f"{target} has no port {port}", hint=f"its ports: {known or 'none'}", reason="NoPort")
 
-    def _reach(self, pod: Object) -> tuple[str, int]:
+    def _reach(self, pod: Object, port: int) -> tuple[str, int]:
         if self._direct:
             _forget_neighbour(pod["status"]["podIP"])
-            return pod["status"]["podIP"], self.port
+            return pod["status"]["podIP"], port
         published = pod["status"]["published"]
-        if self.port in published:
-            return "127.0.0.1", published[self.port]
+        if port in published:
+            return "127.0.0.1", published[port]
         raise StepFailed(
-            f"port {self.port} of pod/{pod['metadata']['name']} cannot be reached: podman without root reaches"
+            f"port {port} of pod/{pod['metadata']['name']} cannot be reached: podman without root reaches"
             " published ports only",
-            hint=f"write `ports: [{{containerPort: {self.port}}}]` into the manifest, and it is published",
+            hint=f"write `ports: [{{containerPort: {port}}}]` into the manifest, and it is published",
             reason="NoPort",
         )
 

@@ -1,6 +1,8 @@
-"""A port of a Pod through `kubectl port-forward`, started again (for the Pod that is there then) whenever it dies.
+"""Ports of a Pod through `kubectl port-forward`, which is started again, for the Pod that is there then, whenever it
+dies or its Pod goes.
 
-kubectl ends on the first connection that the Pod refuses, and a Pod without readinessProbe is Ready before it listens.
+kubectl ends on the first connection that the Pod refuses, and a Pod without readinessProbe is Ready before it listens;
+and while nobody connects, it does not notice that its Pod is gone.
 """
 
 from __future__ import annotations
@@ -9,163 +11,316 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from runner.cluster.kubectl import KubectlDialect
 from runner.cluster.protocol import Selection
+from runner.cluster.relay import Say, await_listener, carry
+from runner.cluster.targets import Follower, Place, Sight
 from runner.deadline import Deadline
-from runner.errors import Expired, RunnerError, StepFailed, TimedOut
+from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
 from runner.shell import Child, Command, start
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Hand
-    from runner.cluster.targets import Resolve
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _STABLE_SECONDS: Final = 2.0
 """A child that lived this long was good: the next one starts without a pause."""
-_VERDICT_SECONDS: Final = 0.03
-"""kubectl logs a refusal before it closes the connection; this long may reading that line take."""
+_START_SECONDS: Final = 30.0
+_QUIET_SECONDS: Final = 10.0
+"""A restart for the same reason as the last one is not reported again within this time."""
 REFUSED: Final = "the connection was refused, nothing listens there (yet)"
+_UNDELIVERED: Final = re.compile(r"error forwarding port .*(is closed|not found|not running)")
+"""kubectl could not make a connection in the Pod: nothing that the client said arrived."""
+_FORBIDDEN: Final = re.compile(r"forbidden|unauthorized", re.IGNORECASE)
 _NEVER: Final = re.compile(r"forbidden|unauthorized|unknown flag|executable .* not found", re.IGNORECASE)
 """Words of kubectl after which another try is pointless."""
 
 
-def command(namespace: str, pod: str, port: int) -> Command:
-    return KubectlDialect().forward(Selection("pod", (pod,), namespace=namespace), [f":{port}"], "127.0.0.1")
+def command(namespace: str, pod: str, ports: Sequence[int]) -> Command:
+    """The child: a free local port for each port of the Pod."""
+    return KubectlDialect().forward(
+        Selection("pod", (pod,), namespace=namespace), [f":{port}" for port in ports], "127.0.0.1"
+    )
 
 
-class KubectlBackend:
-    """The far end of a forward: implements `protocol.Backend`. Construction waits for a Pod that runs."""
+class PortForward:
+    """The far end of a forward; implements `protocol.FarEnd`. `local` is what events call it."""
 
     def __init__(
-        self,
-        resolve: Resolve,
-        namespace: str,
-        environment: Mapping[str, str | None],
-        hand: Hand,
-        deadline: Deadline,
+        self, follower: Follower, namespace: str, environment: Mapping[str, str | None], local: str, hand: Hand
     ) -> None:
-        self._resolve = resolve
+        self._follower = follower
         self._namespace = namespace
         self._environment = environment
+        self._local = local
         self._hand = hand
-        self._lock = threading.Lock()
         self._tunnel: _Tunnel | None = None
-        self._through: WeakKeyDictionary[socket.socket, _Tunnel] = WeakKeyDictionary()
-        self._closed = False
-        self._pause = 0.0
+        self._retired: _Tunnel | None = None
+        """The one before, for the connections that it still has; its Pod is about to go."""
         self._why = ""
         """The last thing that kubectl said when it failed; a tunnel that has just started knows nothing yet."""
-        self._pod, self.port = resolve(deadline)
-        self._start(self._pod)
+        self._pause = 0.0
+        self._settled = False
+        self._reported = ("", 0.0)
+        self._thread = threading.Thread(target=self._supervise, name="port-forward", daemon=True)
+        self._thread.start()
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    # -- for the step and its clients -----------------------------------------------------------------------------
+
+    def await_answer(self, ports: Sequence[str], hand: Hand) -> str:
+        for port in ports:
+            await_listener(self, port, hand.deadline, hand.waiting)
+        self._settled = True
+        with self._follower.changed:
+            return str(self._tunnel.place) if self._tunnel else ""
+
+    def serve(self, port: str, client: socket.socket, life: Deadline) -> None:
+        carry(self, port, client, life)
+
+    def connect(self, port: str, deadline: Deadline, say: Say | None = None) -> socket.socket:
         while True:
+            tunnel = self._await_tunnel(port, deadline, say)
             try:
-                tunnel = self._ready_tunnel(deadline)
-            except Expired:
-                raise self._too_late() from None
-            try:
-                far = socket.create_connection(("127.0.0.1", tunnel.port), timeout=deadline.socket_timeout())
+                far = tunnel.connect(port, deadline)
             except OSError:
                 tunnel.child.stop()  # it listens no more: it is about to end
-            else:
-                far.settimeout(None)
-                self._through[far] = tunnel
+                continue
+            if not tunnel.child.exited:
                 return far
+            far.close()  # the port may be that of another program by now
+
+    def answered(self, far: socket.socket) -> None:
+        for tunnel in (self._tunnel, self._retired):
+            if tunnel:
+                tunnel.unanswered.pop(far, None)
 
     def refused(self, far: socket.socket) -> bool:
-        tunnel = self._through.get(far)
-        return bool(tunnel and tunnel.refused.wait(_VERDICT_SECONDS))
+        # kubectl says why before it closes a connection.
+        tunnels = [tunnel for tunnel in (self._tunnel, self._retired) if tunnel]
+        for tunnel in tunnels:
+            tunnel.child.catch_up()
+        return any(tunnel.refused_one is far for tunnel in tunnels)
 
     def close(self) -> None:
-        self._closed = True
-        self._end_if_closed()
+        self._follower.close()
+        self._thread.join()
+        for tunnel in (self._tunnel, self._retired):
+            if tunnel:
+                tunnel.child.stop()
 
-    def _end_if_closed(self) -> None:
-        if self._closed and self._tunnel:
-            self._tunnel.child.stop()
-
-    def _ready_tunnel(self, deadline: Deadline) -> _Tunnel:
-        """One that listens; the dead one is replaced."""
-        with self._lock:
+    def _await_tunnel(self, port: str, deadline: Deadline, say: Say | None) -> _Tunnel:
+        """One that listens."""
+        follower = self._follower
+        with deadline.closing(follower.wake), follower.changed:
             while True:
-                deadline.check()
                 tunnel = self._tunnel
-                if tunnel and not tunnel.dead and tunnel.await_port(deadline):
+                if tunnel and tunnel.usable:
+                    if say:
+                        say(f"{tunnel.place} to listen on port {tunnel.place.ports[port]}")
                     return tunnel
-                self._restart(deadline)
+                self._check(port)
+                try:
+                    deadline.check()
+                except Expired:
+                    raise self._too_late(port, deadline) from None
+                if say and follower.sight.problem and not follower.sight.place:
+                    say(follower.sight.problem.message)
+                follower.wait(deadline)
 
-    def _too_late(self) -> TimedOut:
-        why = (self._tunnel.words if self._tunnel else "") or self._why or "no connection through it was made in time"
+    def _check(self, port: str) -> None:
+        """Raise when there will be no tunnel."""
+        if self._follower.life.cancelled:
+            raise Cancelled("the forward ended")
+        sight = self._follower.sight
+        if sight.place is None:
+            self._follower.check()
+        elif sight.problem and self._why == REFUSED:
+            raise sight.problem
+        if _FORBIDDEN.search(self._why):
+            raise StepFailed(
+                f"kubectl port-forward is not allowed: {self._why}",
+                hint="ask for the permission `create pods/portforward`, or write `via: proxy`, which needs"
+                " `get services/proxy` (of a Service) or `get pods/proxy`",
+                reason="Forbidden",
+            )
+        if _NEVER.search(self._why):
+            raise StepFailed(f"kubectl port-forward: {self._why}", reason="forward")
+
+    def _too_late(self, port: str, deadline: Deadline) -> TimedOut:
+        sight = self._follower.sight
+        waited = f", also not within {deadline.seconds:g} s" if deadline.seconds else ""
+        if sight.place is None:
+            problem = sight.problem or StepFailed("nothing is known about the target")
+            return TimedOut(problem.message + waited, hint=problem.hint, reason="timeout")
+        why = self._why or "no connection through kubectl port-forward was made in time"
+        hint = f"which port does it listen on? kubectl logs {sight.place} --namespace={self._namespace}"
+        if sight.place.declared:
+            hint = f"{sight.place} declares {sight.place.declared}"
         return TimedOut(
-            f"port {self.port} of pod/{self._pod} does not answer: {why}",
-            hint=f"does the program listen on 0.0.0.0:{self.port}?" if why == REFUSED else "",
+            f"port {sight.place.ports[port]} of {sight.place} does not answer: {why}",
+            hint=hint if why == REFUSED else "",
             reason="timeout",
         )
 
-    def _restart(self, deadline: Deadline) -> None:
-        why = (self._tunnel.words if self._tunnel else "") or "kubectl port-forward ended"
-        self._why = why
-        if _NEVER.search(why):
-            raise StepFailed(f"kubectl port-forward: {why}", reason="forward")
-        deadline.pause(self._next_pause())
-        self._pod, self.port = self._resolve(deadline)
-        self._start(self._pod)
-        self._hand.emit("forward restarted", local=str(self.port), pod=self._pod, why=why)
+    # -- the thread that keeps a tunnel ---------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        with suppress(RunnerError):  # the life of the forward ends
+            while True:
+                place, why, since = self._await_need()
+                if not self._tunnel or self._tunnel.dead:
+                    self._follower.life.pause(self._next_pause())
+                self._replace(place, why, since)
+
+    def _await_need(self) -> tuple[Place, str, float]:
+        """Where another tunnel is needed, why, and since when."""
+        why, since = "", 0.0
+        while True:
+            self._stop_gone()
+            with self._follower.changed:
+                self._follower.life.check()
+                sight, tunnel = self._follower.sight, self._tunnel
+                if tunnel and (reason := self._reason_to_leave(tunnel, sight)):
+                    # The first reason is the cause: a Pod that is being deleted is gone a little later.
+                    why, since = why or reason, since or time.monotonic()
+                if sight.place and (why or not tunnel):
+                    return sight.place, why, since
+                if not self._gone():
+                    self._follower.changed.wait()
+
+    def _reason_to_leave(self, tunnel: _Tunnel, sight: Sight) -> str:
+        if tunnel.dead:
+            self._why = tunnel.words or "kubectl port-forward ended"
+            self._follower.changed.notify_all()
+            return self._why
+        if tunnel.place == sight.place:
+            return ""
+        return (sight.unfit or {}).get(tunnel.place.uid, f"{tunnel.place} is gone")
+
+    def _gone(self) -> list[_Tunnel]:
+        """Tunnels to Pods that do not exist any more: kubectl itself would notice at the next connection only."""
+        sight = self._follower.sight
+        tunnels = [tunnel for tunnel in (self._tunnel, self._retired) if tunnel and not tunnel.child.exited]
+        return [tunnel for tunnel in tunnels if sight.unfit is not None and tunnel.place.uid not in sight.unfit]
+
+    def _stop_gone(self) -> None:
+        with self._follower.changed:
+            gone = self._gone()
+        for tunnel in gone:
+            tunnel.words = f"{tunnel.place} is gone"
+            tunnel.child.stop()
+
+    def _replace(self, place: Place, why: str, since: float) -> None:
+        life = self._follower.life
+        ports = sorted(set(place.ports.values()))
+        line = command(self._namespace, place.name, ports)
+        tunnel = _Tunnel(place, Command(line.argv, env=self._environment), len(ports), self._follower.wake)
+        try:
+            with life.child(_START_SECONDS) as patience:
+                tunnel.await_ports(patience)
+        except TimedOut:
+            tunnel.words = f"kubectl port-forward did not start within {_START_SECONDS:g} s"
+            tunnel.child.stop()
+        except RunnerError:
+            tunnel.child.stop()
+            raise
+        with self._follower.changed:
+            stale = self._retired
+            self._retired = self._tunnel
+            self._tunnel = tunnel
+            self._follower.changed.notify_all()
+        if stale:
+            stale.child.stop()
+        if tunnel.usable and self._settled:
+            self._report(place, why, since)
+
+    def _report(self, place: Place, why: str, since: float) -> None:
+        now = time.monotonic()
+        last, reported = self._reported
+        if (summary := f"{place}: {why}") != last or now - reported > _QUIET_SECONDS:
+            self._reported = (summary, now)
+            seconds = round(now - since, 3)
+            self._hand.emit("forward restarted", local=self._local, target=str(place), seconds=seconds, why=why)
 
     def _next_pause(self) -> float:
-        if self._tunnel and self._tunnel.age() > _STABLE_SECONDS:
+        if not self._tunnel or self._tunnel.age() > _STABLE_SECONDS:
             self._pause = 0.0
         pause, self._pause = self._pause, min(_LONGEST_PAUSE, max(_FIRST_PAUSE, self._pause * 2))
         return pause
 
-    def _start(self, pod: str) -> None:
-        if self._closed:
-            raise RunnerError("the forward was closed")
-        line = command(self._namespace, pod, self.port)
-        self._tunnel = _Tunnel(Command(line.argv, env=self._environment))
-        self._end_if_closed()  # meanwhile: nobody else would end the child
-
 
 class _Tunnel:
-    """One kubectl port-forward: its local port, and whether the Pod refused a connection through it."""
+    """One kubectl port-forward: its local ports, and whether the Pod refused a connection through it."""
 
-    def __init__(self, line: Command) -> None:
-        self.port = 0
-        self.refused = threading.Event()
+    def __init__(self, place: Place, line: Command, ports: int, changed: Callable[[], None]) -> None:
+        self.place = place
+        self.words = ""
+        self.refused = False
+        self.refused_one: socket.socket | None = None
+        """The connection that the Pod refused, when it can be told which one that was."""
+        self.unanswered: WeakKeyDictionary[socket.socket, int] = WeakKeyDictionary()
+        """The port in the Pod of every connection through which nothing came yet."""
+        self._locals: dict[int, int] = {}
+        self._ports = ports
         self._spoken = threading.Event()
         self._started = time.monotonic()
-        self.words = ""
-        self.child: Child = start(line, self._on_line, self._spoken.set)
+        self._changed = changed
+        self.child: Child = start(line, self._on_line, self._on_exit)
 
     @property
     def dead(self) -> bool:
         # kubectl ends after a refusal; a connection made before it does would be lost.
-        return self.child.exited or self.refused.is_set()
+        return self.child.exited or self.refused
+
+    @property
+    def usable(self) -> bool:
+        return len(self._locals) == self._ports and not self.dead
+
+    def connect(self, port: str, deadline: Deadline) -> socket.socket:
+        number = self.place.ports[port]
+        far = socket.create_connection(("127.0.0.1", self._locals[number]), timeout=deadline.socket_timeout())
+        far.settimeout(None)
+        self.unanswered[far] = number
+        return far
 
     def age(self) -> float:
         return time.monotonic() - self._started
 
-    def await_port(self, deadline: Deadline) -> bool:
-        """Wait until it listens; False when it ended instead."""
+    def await_ports(self, deadline: Deadline) -> None:
+        """Wait until it listens on all, or has ended."""
         with deadline.closing(self._spoken.set):
             self._spoken.wait(deadline.socket_timeout())
-        deadline.check()
-        return bool(self.port) and not self.child.exited
+        if not (self.usable or self.dead):
+            deadline.check()
+
+    def _on_exit(self) -> None:
+        self._spoken.set()
+        self._changed()
 
     def _on_line(self, stream: str, line: str) -> None:
         if stream == "stdout":
-            if listening := re.match(r"Forwarding from 127\.0\.0\.1:(\d+) ", line):
-                self.port = int(listening[1])
-                self._spoken.set()
-            return
-        if "connection refused" in line:
-            self.words = REFUSED
-            self.refused.set()
+            if listening := re.match(r"Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)", line):
+                self._locals[int(listening[2])] = int(listening[1])
+                if len(self._locals) == self._ports:
+                    self._spoken.set()
+        elif "connection refused" in line:
+            self._on_refusal(line, REFUSED)
+        elif _UNDELIVERED.search(line):
+            self._on_refusal(line, f"{self.place} is gone")
         elif line.strip() and not self.words:
-            self.words = line.strip()
+            self.words = line.strip().removeprefix("error: ")
+
+    def _on_refusal(self, line: str, words: str) -> None:
+        self.words = words
+        self.refused = True
+        port = re.search(r" forwarding \d+ -> (\d+)", line)
+        # Every other connection ends, too, and what was said there may have been delivered.
+        candidates = [far for far, number in list(self.unanswered.items()) if port and number == int(port[1])]
+        self.refused_one = self.refused_one or (candidates[0] if len(candidates) == 1 else None)
+        self._changed()

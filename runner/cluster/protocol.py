@@ -179,19 +179,16 @@ class Dialect(Protocol):
         """The line that a `forward` stands for."""
 
 
-class Backend(Protocol):
-    """The far end of a forward: connects to a port of the target, wherever it runs now."""
+class FarEnd(Protocol):
+    """The far end of a forward: the ports of a target, wherever it runs now. Ports are named as the user wrote them."""
 
-    port: int
-    """The port number inside the target; names are resolved."""
-
-    def connect(self, deadline: Deadline) -> socket.socket:
-        """A new connection to the target's port. Blocks while the target is being reached again; raises `TimedOut`,
-        `Cancelled`, or `StepFailed` when it cannot come any more.
+    def await_answer(self, ports: Sequence[str], hand: Hand) -> str:
+        """Return when all these ports answer, with the place where (`pod/web-1`). Says to the hand what it waits for;
+        raises `TimedOut`, `Cancelled`, or `StepFailed` when they never will.
         """
 
-    def refused(self, far: socket.socket) -> bool:
-        """Whether this connection, which ended without a byte, was refused by the target: nothing was delivered."""
+    def serve(self, port: str, client: socket.socket, life: Deadline) -> None:
+        """Carry one local connection to its end, or to that of `life`."""
 
     def close(self) -> None: ...
 
@@ -267,8 +264,8 @@ class Cluster(Protocol):
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         """The same as text for a person. Never raises."""
 
-    def backend(self, target: Selection, port: str, deadline: Deadline, hand: Hand) -> Backend:
-        """The far end of a forward to `port` (a number or a name) of the target's Pod."""
+    def far_end(self, target: Selection, ports: Sequence[str], local: str, hand: Hand) -> FarEnd:
+        """The far end of a forward to ports (numbers or names) of the target; `local` is what events call it."""
 
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
         """Make an image of a builder (or an archive) known to the nodes, under the name kubelet looks for. Answers in

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from runner.deadline import Deadline
 from runner.errors import CannotStart, RunnerError
-
-if TYPE_CHECKING:
-    from runner.cluster.protocol import Backend
 
 _CHUNK: Final = 1 << 16
 _REPLAY: Final = 1 << 16
 """Bytes of a client that are kept until the far end answers, to be said again when the far end refused to listen."""
 _CONNECT_SECONDS: Final = 60.0
+_SILENCE_SECONDS: Final = 0.05
+"""A connection that the far end refused is closed within this time; one that stays open was taken."""
+_EXHAUSTED_SECONDS: Final = 0.1
+_GONE: Final = select.POLLHUP | select.POLLERR
 _LISTENING: Final = "0A"
 """The state of a listening socket in /proc/net/tcp."""
+
+Say = Callable[[str], None]
 
 
 def check_free(host: str, port: int) -> None:
@@ -40,19 +45,30 @@ def check_free(host: str, port: int) -> None:
 
 
 class Relay:
-    """Listens on `host:port` (0: a free one) and passes every connection on to the backend. `close` ends all."""
+    """Listens on `host:port` (0: a free one) from the beginning; `start` has every connection served by a thread of its
+    own, those included that were made before. `close` ends all.
+    """
 
-    def __init__(self, host: str, port: int, backend: Backend) -> None:
+    def __init__(self, host: str, port: int) -> None:
         try:
             self._server = _listen(host, port)
         except OSError as error:
             raise _refusal(host, port, error) from None
         self.host = host
         self.port: int = self._server.getsockname()[1]
-        self._backend = backend
         self._life = Deadline()
+        self._threads: set[threading.Thread] = set()
         self._woken, self._wake = socket.socketpair()
-        self._thread = threading.Thread(target=self._accept, name=f"forward {self.port}", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def start(self, serve: Callable[[socket.socket, Deadline], None]) -> None:
+        """`serve` carries a connection to its end; the deadline is cancelled by `close`. Its `RunnerError`s and
+        `OSError`s end the connection and nothing else.
+        """
+        self._thread = threading.Thread(target=self._accept, args=(serve,), name=f"forward {self.port}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -61,98 +77,143 @@ class Relay:
             return
         self._life.cancel("the forward ended")
         self._wake.close()
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
         self._woken.close()
         self._server.close()
-        self._backend.close()
+        for thread in tuple(self._threads):
+            thread.join()
 
-    def _accept(self) -> None:
+    def _accept(self, serve: Callable[[socket.socket, Deadline], None]) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._server, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
             while not self._life.cancelled:
                 selector.select()
-                with suppress(OSError):  # the client is gone already, or we are out of file descriptors
+                try:
                     client, _ = self._server.accept()
-                    threading.Thread(target=self._serve, args=(client,), name="forwarded", daemon=True).start()
+                except BlockingIOError:
+                    continue
+                except OSError:  # we are out of file descriptors: some connection must end first
+                    with suppress(RunnerError):
+                        self._life.pause(_EXHAUSTED_SECONDS)
+                    continue
+                thread = threading.Thread(target=self._serve, args=(serve, client), name="forwarded", daemon=True)
+                self._threads.add(thread)
+                thread.start()
 
-    def _serve(self, client: socket.socket) -> None:
-        with client, self._life.closing(lambda: _shut(client)):
-            client.setblocking(True)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A far end that does not come any more: the client sees the connection end.
-            with suppress(OSError, RunnerError):
-                _Conversation(client, self._backend, self._life).run()
+    def _serve(self, serve: Callable[[socket.socket, Deadline], None], client: socket.socket) -> None:
+        try:
+            with client, self._life.closing(lambda: _shut(client)):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # A far end that does not come any more: the client sees the connection end.
+                with suppress(OSError, RunnerError):
+                    serve(client, self._life)
+        finally:
+            self._threads.discard(threading.current_thread())
 
 
-class _Conversation:
-    """One client and its far end. Until the far end answers, what the client said is kept and can be said again."""
+class Dialer(Protocol):
+    """What carries bytes to the ports of a target, wherever it runs now. Ports are named as the user wrote them."""
 
-    def __init__(self, client: socket.socket, backend: Backend, life: Deadline) -> None:
+    def connect(self, port: str, deadline: Deadline, say: Say | None = None) -> socket.socket:
+        """A new connection. Blocks while the target is being reached again, and tells `say` what it waits for; raises
+        `TimedOut`, `Cancelled`, or `StepFailed` when it cannot come any more.
+        """
+
+    def answered(self, far: socket.socket) -> None:
+        """This connection said something: it was not refused."""
+
+    def refused(self, far: socket.socket) -> bool:
+        """Whether this connection, which ended without a byte, was refused by the target: nothing was delivered."""
+
+
+def await_listener(dialer: Dialer, port: str, deadline: Deadline, say: Say) -> None:
+    """Return when the port takes a connection. `connect` paces the attempts."""
+    while True:
+        with dialer.connect(port, deadline, say) as far:
+            open_, _, _ = select.select([far], [], [], _SILENCE_SECONDS)
+            if not open_ or _speaks(far) or not dialer.refused(far):
+                return  # a connection that was taken and ended has somebody at its end, too
+
+
+def carry(dialer: Dialer, port: str, client: socket.socket, life: Deadline) -> None:
+    """Pass bytes between a client and the far end until that one ends.
+
+    Until the far end answers, what the client said is kept; when the far end refuses, it is said again to the next one.
+    """
+    said = bytearray()
+    with life.child(_CONNECT_SECONDS) as patience:
+        while True:
+            with dialer.connect(port, patience) as far, life.closing(lambda: _shut(far)):
+                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                exchange = Exchange(client, far, said, partial(dialer.answered, far))
+                with suppress(ConnectionError):  # refused, reset, or a client that vanished
+                    exchange.run()
+                if not exchange.repeatable or not dialer.refused(far):
+                    return
+
+
+class Exchange:
+    """Both directions between a client and its far end, in one thread, with one chunk at most on its way in each: who
+    reads slowly slows down who writes. With `said`, what the client says is added to it until the far end answers, and
+    what is in it already is said first.
+    """
+
+    def __init__(
+        self,
+        client: socket.socket,
+        far: socket.socket,
+        said: bytearray | None = None,
+        answered: Callable[[], None] | None = None,
+    ) -> None:
+        client.setblocking(False)
+        far.setblocking(False)
         self._client = client
-        self._backend = backend
-        self._life = life
-        self._patience = life.child(_CONNECT_SECONDS)
-        self._lock = threading.Lock()
-        self._far: socket.socket | None = None
-        self._said: bytearray | None = bytearray()
-        """None when it cannot be said again: the far end answered, or it is too long."""
-        self._client_done = False
+        self._far = far
+        self._said = said
+        self._answered = answered
+        self._up = _Flow(client, far, bytes(said or b""))
+        self._down = _Flow(far, client)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the far end has said nothing, and the client something that was kept (or may yet)."""
+        return self._said is not None and (bool(self._said) or not self._up.ended)
 
     def run(self) -> None:
-        listener = threading.Thread(target=self._listen_to_client, name="forwarded up", daemon=True)
-        try:
-            while self._connect():
-                if not listener.ident:
-                    listener.start()
-                self._answer()
-                if self._said is None or self._far is None or not self._backend.refused(self._far):
-                    break
-        finally:
-            self._patience.__exit__()
-            _shut(self._client)
-            if self._far:
-                _shut(self._far)
-            if listener.ident:
-                listener.join()
-            if self._far:
-                self._far.close()
+        """Return when the far end has ended; the client's end is only passed on. Raises `ConnectionError` when one of
+        them vanishes.
+        """
+        while not self._down.ended:
+            ready = self._ready()
+            if ready.get(self._client.fileno(), 0) & _GONE and self._up.ended:
+                raise ConnectionResetError
+            if self._down.can_move(ready):
+                if self._down.take() and self._answered:
+                    self._answered()
+                    self._answered = self._said = None
+                self._down.give()
+            if self._up.can_move(ready):
+                self._keep(self._up.take())
+                try:
+                    self._up.give()
+                    if self._up.ended:
+                        self._far.shutdown(socket.SHUT_WR)
+                except OSError:  # it takes no more, but may have said why
+                    self._up.ended = True
 
-    def _connect(self) -> bool:
-        """Reach the far end (again) and repeat what the client said; False when the client is gone."""
-        if self._client_done and not self._said:
-            return False
-        far = self._backend.connect(self._patience)
-        with self._lock:
-            if self._far:
-                self._far.close()
-            self._far = far
-            with suppress(OSError):  # it ended already: `_answer` sees that
-                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                far.sendall(self._said or b"")
-                if self._client_done:
-                    far.shutdown(socket.SHUT_WR)
-        return True
-
-    def _answer(self) -> None:
-        """Pass on what the far end says, to its end."""
-        assert self._far is not None  # noqa: S101 - set by `_connect`
-        far = self._far
-        with self._life.closing(lambda: _shut(far)), suppress(ConnectionError):
-            while data := far.recv(_CHUNK):
-                self._said = None
-                self._client.sendall(data)
-
-    def _listen_to_client(self) -> None:
-        with suppress(OSError):
-            while data := self._client.recv(_CHUNK):
-                with self._lock:
-                    self._keep(data)
-                    self._pass_on(data)
-        with self._lock, suppress(OSError):
-            self._client_done = True
-            if self._far:
-                self._far.shutdown(socket.SHUT_WR)
+    def _ready(self) -> dict[int, int]:
+        """What can be done now, by file descriptor. The client is always looked at, for it may vanish."""
+        masks = {self._client.fileno(): 0}
+        for flow in (self._up, self._down):
+            if not flow.ended:
+                number, mask = flow.waits_for()
+                masks[number] = masks.get(number, 0) | mask
+        poll = select.poll()
+        for number, mask in masks.items():
+            poll.register(number, mask)
+        return dict(poll.poll())
 
     def _keep(self, data: bytes) -> None:
         if self._said is not None:
@@ -160,13 +221,46 @@ class _Conversation:
             if len(self._said) > _REPLAY:
                 self._said = None
 
-    def _pass_on(self, data: bytes) -> None:
-        assert self._far is not None  # noqa: S101 - the thread starts after the first connection
+
+class _Flow:
+    """One direction. It waits for its source to say something, or for its sink to take the rest of that."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, rest: bytes = b"") -> None:
+        self._source = source
+        self._sink = sink
+        self._rest = memoryview(rest)
+        self.ended = False
+
+    def waits_for(self) -> tuple[int, int]:
+        return (self._sink.fileno(), select.POLLOUT) if self._rest else (self._source.fileno(), select.POLLIN)
+
+    def can_move(self, ready: dict[int, int]) -> bool:
+        number, mask = self.waits_for()
+        return not self.ended and bool(ready.get(number, 0) & (mask | _GONE))
+
+    def take(self) -> bytes:
+        """Read a chunk, unless the one before is still on its way."""
+        if self._rest:
+            return b""
         try:
-            self._far.sendall(data)
-        except OSError:
-            if self._said is None:
-                raise
+            data = self._source.recv(_CHUNK)
+        except BlockingIOError:
+            return b""
+        self.ended = not data
+        self._rest = memoryview(data)
+        return data
+
+    def give(self) -> None:
+        if self._rest:
+            with suppress(BlockingIOError):
+                self._rest = self._rest[self._sink.send(self._rest) :]
+
+
+def _speaks(far: socket.socket) -> bool:
+    try:
+        return bool(far.recv(1))
+    except ConnectionError:
+        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

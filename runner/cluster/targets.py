@@ -1,62 +1,324 @@
-"""From the target of a forward to the Pod that answers, and the port in it: asked again whenever the Pod is lost."""
+"""From the target of a forward to the Pod that answers, and the ports in it, for as long as the forward lives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from runner.cluster.protocol import Selection, selector_of
-from runner.deadline import Deadline
-from runner.errors import StepFailed
+from runner.cluster.readiness import hopeless
+from runner.deadline import FOREVER, Deadline
+from runner.errors import Cancelled, RunnerError, StepFailed
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
     from runner.cluster.protocol import Object
 
-Resolve = Callable[[Deadline], tuple[str, int]]
+_NO_PODS_SECONDS: Final = 10.0
+"""So long may a target that exists be without Pods: controllers make them within a second."""
+_ENDED_SECONDS: Final = 5.0
+"""So long may all Pods of a Job have ended before it makes another one."""
+_LONGEST_PAUSE: Final = 5.0
 
 
-def resolver(cluster: Kubectl, target: Selection, port: str) -> Resolve:
-    """A function that waits until a Pod of the target runs, and answers its name and the port's number in it."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target can be reached: `pod/web-1`, and its ports by the names that the user wrote."""
 
-    def resolve(deadline: Deadline) -> tuple[str, int]:
-        resource = cluster.discovery.of_word(target.kind, deadline)
-        if resource.kind == "Pod":
-            return _first_running(cluster, target, port, deadline)
-        owner = _await_object(cluster, target, deadline)
-        if resource.kind == "Service":
-            selector = (owner.get("spec") or {}).get("selector")
-            wanted = _service_port(owner, port)
-        else:
-            selector = ((owner.get("spec") or {}).get("selector") or {}).get("matchLabels")
-            wanted = port
-        if not selector:
-            raise StepFailed(f"{target} selects no Pods, so there is nothing to forward to", reason="NoSelector")
-        pods = Selection("pod", selector=selector_of(selector), namespace=target.namespace)
-        return _first_running(cluster, pods, wanted, deadline)
+    kind: str
+    name: str
+    uid: str
+    ports: Mapping[str, int]
+    declared: str = ""
+    """The ports that it declares, for a hint."""
 
-    return resolve
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
 
 
-def _await_object(cluster: Kubectl, target: Selection, deadline: Deadline) -> Object:
-    for objects in cluster.watch(target, deadline):
-        if objects:
-            return objects[0]
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen of a target at a moment: where it is, or what is in the way, and for how many seconds to put up with
+    that. A Pod that runs but has no chance to become ready is a place with a problem.
+    """
+
+    place: Place | None = None
+    problem: StepFailed | None = None
+    patience: float = FOREVER
+    unfit: Mapping[str, str] | None = None
+    """Pods that exist, by uid, and why a forward should leave them ("" when it need not); None when nobody looked."""
+
+
+Look = Callable[[Deadline], Iterator[Sight]]
+
+
+class Follower:
+    """Looks at a target in a thread of its own until it is closed. `changed` guards `sight` and is notified of each."""
+
+    def __init__(self, look: Look) -> None:
+        self.changed = threading.Condition()
+        self.sight = Sight()
+        self.life = Deadline()
+        self._since = time.monotonic()
+        self._thread = threading.Thread(target=self._follow, args=(look,), name="target of a forward", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise the problem, when it has been put up with for long enough."""
+        if self.sight.problem and self._left() <= 0:
+            raise self.sight.problem
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait for a change, or until the deadline or the patience ends. The caller holds `changed`, and has the
+        deadline call `wake`.
+        """
+        left = self._left()
+        timeout = deadline.remaining(left if left > 0 else FOREVER)
+        self.changed.wait(None if timeout == FOREVER else timeout)
+
+    def wake(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        self.life.cancel("the forward ended")
+        self.wake()
+        self._thread.join()
+
+    def _left(self) -> float:
+        return self._since + self.sight.patience - time.monotonic()
+
+    def _follow(self, look: Look) -> None:
+        pause = 0.1
+        while not self.life.cancelled:
+            try:
+                for sight in look(self.life):
+                    pause = 0.1
+                    self._see(sight)
+            except Cancelled:
+                return
+            except StepFailed as error:
+                self._see(Sight(problem=error, patience=0))
+            except RunnerError as error:
+                self._see(Sight(problem=StepFailed(error.message, hint=error.hint), patience=0))
+            with suppress(Cancelled):
+                self.life.pause(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _see(self, sight: Sight) -> None:
+        with self.changed:
+            if str(sight.problem) != str(self.sight.problem):
+                self._since = time.monotonic()
+            self.sight = sight
+            self.changed.notify_all()
+
+
+def pods(cluster: Kubectl, target: Selection, ports: Iterable[str]) -> Look:
+    """How to look at the Pods of a target: the newest one that runs is the place, ready ones first."""
+
+    def look(deadline: Deadline) -> Iterator[Sight]:
+        if cluster.discovery.of_word(target.kind, deadline).kind == "Pod":
+            route = _Route(target, {}, target, {port: port for port in ports})
+            yield from _look_at_pods(cluster, route, deadline)
+        while True:
+            route = yield from _route(cluster, target, ports, deadline)
+            yield from _look_at_pods(cluster, route, deadline)
+
+    return look
+
+
+def service(cluster: Kubectl, target: Selection, ports: Iterable[str]) -> Look:
+    """How to look at a Service that is a place itself."""
+
+    def look(deadline: Deadline) -> Iterator[Sight]:
+        for found in cluster.watch(target, deadline):
+            if not found:
+                yield _missing(cluster, target)
+                continue
+            meta = found[0]["metadata"]
+            try:
+                numbers = {port: int(_service_port(found[0], port)["port"]) for port in ports}
+            except StepFailed as problem:
+                yield Sight(problem=problem, patience=0)
+            else:
+                yield Sight(Place("service", meta["name"], meta["uid"], numbers))
+
+    return look
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The way from a target to its Pods: the object (none when the target is Pods), their selection, and the ports in
+    them by the names that the user wrote.
+    """
+
+    target: Selection
+    owner: Object
+    pods: Selection
+    ports: Mapping[str, str]
+
+
+def _route(
+    cluster: Kubectl, target: Selection, ports: Iterable[str], deadline: Deadline
+) -> Generator[Sight, None, _Route]:
+    """Wait for the object, and find its Pods."""
+    for found in cluster.watch(target, deadline):
+        owner = next((item for item in found if "deletionTimestamp" not in item["metadata"]), None)
+        if owner is None:
+            yield _missing(cluster, target)
+            continue
+        try:
+            selection = Selection("pod", selector=_selector(owner), namespace=target.namespace)
+            return _Route(target, owner, selection, {port: _target_port(owner, port) for port in ports})
+        except StepFailed as problem:
+            yield Sight(problem=problem, patience=0)
     raise AssertionError  # a watch ends only by an exception
 
 
-def _first_running(cluster: Kubectl, pods: Selection, port: str, deadline: Deadline) -> tuple[str, int]:
-    """The newest Pod that runs, ready ones first."""
-    for objects in cluster.watch(pods, deadline):
-        running = [pod for pod in objects if _runs(pod)]
-        if running:
-            best = max(running, key=lambda pod: (_is_ready(pod), pod["metadata"]["creationTimestamp"]))
-            return best["metadata"]["name"], _port_number(best, port)
-    raise AssertionError
+def _look_at_pods(cluster: Kubectl, route: _Route, deadline: Deadline) -> Iterator[Sight]:
+    """Until a target that had Pods has none that runs: its object may be another one by now."""
+    last = ""
+    for found in cluster.watch(route.pods, deadline):
+        sight = _sight(cluster, route, found, last)
+        yield sight
+        if sight.place:
+            last = sight.place.uid
+        elif last and route.owner:
+            return
+
+
+def _sight(cluster: Kubectl, route: _Route, found: Iterable[Object], last: str) -> Sight:
+    """Of several Pods the newest ready one, but the last one as long as it is as good."""
+    found = list(found)
+    running = [pod for pod in found if _runs(pod)]
+    if not running:
+        return _none_runs(cluster, route, found)
+    best = max(running, key=lambda pod: (_is_ready(pod), _uid(pod) == last, pod["metadata"]["creationTimestamp"]))
+    unfit = {_uid(pod): _unfitness(pod, best) for pod in found}
+    try:
+        numbers = {port: _port_number(best, wanted) for port, wanted in route.ports.items()}
+    except StepFailed as problem:
+        return Sight(problem=problem, patience=0, unfit=unfit)
+    place = Place("pod", best["metadata"]["name"], _uid(best), numbers, _declared(best))
+    return Sight(place, _hopelessness(best), unfit=unfit)
+
+
+def _unfitness(pod: Object, best: Object) -> str:
+    if "deletionTimestamp" in pod["metadata"]:
+        return f"{_name(pod)} is being deleted"
+    if not _runs(pod):
+        return f"{_name(pod)} is {_phase(pod)}"
+    return f"{_name(pod)} is not ready any more" if _is_ready(best) and not _is_ready(pod) else ""
+
+
+def _none_runs(cluster: Kubectl, route: _Route, found: list[Object]) -> Sight:
+    """What is in the way, and for how long: some of it passes, some never will."""
+    staying = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    unfit = {_uid(pod): _unfitness(pod, pod) for pod in found}
+    if route.owner and (problem := _owner_problem(route)):
+        return Sight(problem=problem, patience=0, unfit=unfit)
+    if not staying:
+        if not route.owner and route.target.names and not found:
+            return _missing(cluster, route.target)
+        return Sight(problem=_no_pods(cluster, route, found), patience=_NO_PODS_SECONDS, unfit=unfit)
+    newest = max(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    if problem := _hopelessness(newest):
+        return Sight(problem=problem, patience=0, unfit=unfit)
+    problem = StepFailed(f"{_name(newest)} is {_phase(newest)}, not Running", reason=_phase(newest))
+    if _phase(newest) not in ("Succeeded", "Failed"):
+        return Sight(problem=problem, unfit=unfit)
+    problem.hint = f"kubectl logs {_name(newest)}{_flag(cluster, route.target)}"
+    is_final = not route.owner and bool(route.target.names)
+    return Sight(problem=problem, patience=0 if is_final else _ENDED_SECONDS, unfit=unfit)
+
+
+def _owner_problem(route: _Route) -> StepFailed | None:
+    """Why an object will have no Pods that run."""
+    spec, status = route.owner.get("spec") or {}, route.owner.get("status") or {}
+    if spec.get("replicas") == 0:
+        return StepFailed(
+            f"{route.target} is scaled to 0, so it has no Pods", hint=f"kubectl scale {route.target} --replicas=1"
+        )
+    if route.owner["kind"] == "Job":
+        for condition in status.get("conditions") or ():
+            if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
+                return StepFailed(
+                    f"{route.target} has ended ({condition['type']}), so nothing listens", reason=condition["type"]
+                )
+    return None
+
+
+def _no_pods(cluster: Kubectl, route: _Route, found: list[Object]) -> StepFailed:
+    if found:
+        return StepFailed(f"{_name(found[0])} is being deleted, and no other Pod takes its place", reason="NoPods")
+    flag = _flag(cluster, route.target)
+    what = f"{route.target} has no Pods: none has" if route.owner else "no Pod has"
+    if not route.owner or route.owner["kind"] == "Service":
+        hint = f"kubectl get pods --show-labels{flag}"
+    else:
+        hint = f"kubectl describe {route.target}{flag}"
+    return StepFailed(f"{what} the labels {route.pods.selector}", hint=hint, reason="NoPods")
+
+
+def _missing(cluster: Kubectl, target: Selection) -> Sight:
+    namespace = target.namespace or cluster.namespace
+    problem = StepFailed(
+        f"{target} does not exist in namespace {namespace}",
+        hint=f"kubectl get {target.kind} --namespace={namespace}",
+        reason="NotFound",
+    )
+    return Sight(problem=problem)
+
+
+def _hopelessness(pod: Object) -> StepFailed | None:
+    verdict = None if _is_ready(pod) else hopeless(pod)
+    return StepFailed(verdict.sentence, hint=verdict.hint, reason=verdict.reason) if verdict else None
+
+
+def _flag(cluster: Kubectl, target: Selection) -> str:
+    return f" --namespace={target.namespace or cluster.namespace}"
+
+
+def _selector(owner: Object) -> str:
+    """The Pods of an object as a label selector; raises `StepFailed` when it selects none."""
+    selector = (owner.get("spec") or {}).get("selector")
+    if isinstance(selector, Mapping):
+        # A Service (and a ReplicationController) has plain labels, everything else a LabelSelector.
+        plain = owner["kind"] in ("Service", "ReplicationController")
+        labels: Mapping[str, str] = selector if plain else selector.get("matchLabels") or {}
+        rules = () if plain else selector.get("matchExpressions") or ()
+        written = [part for part in (selector_of(labels), *map(_rule, rules)) if part]
+        if written:
+            return ",".join(written)
+    name = f"{owner['kind'].lower()}/{owner['metadata']['name']}"
+    raise StepFailed(
+        f"{name} selects no Pods, so there is nothing to forward to",
+        hint="`via: proxy` reaches its endpoints" if owner["kind"] == "Service" else "name a Pod or its workload",
+        reason="NoSelector",
+    )
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """One of `matchExpressions` as kubectl writes it."""
+    key, values = rule["key"], ",".join(rule.get("values") or ())
+    written: dict[str, str] = {
+        "In": f"{key} in ({values})",
+        "NotIn": f"{key} notin ({values})",
+        "DoesNotExist": f"!{key}",
+    }
+    return written.get(rule["operator"], str(key))
 
 
 def _runs(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+    return _phase(pod) == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _phase(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("phase") or "Pending")
 
 
 def _is_ready(pod: Object) -> bool:
@@ -64,34 +326,59 @@ def _is_ready(pod: Object) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
-def _service_port(service: Object, port: str) -> str:
-    """The target port behind a Service's port, a number or the name of a container's port."""
+def _name(pod: Object) -> str:
+    return f"pod/{pod['metadata']['name']}"
+
+
+def _uid(pod: Object) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def _target_port(owner: Object, port: str) -> str:
+    """The port in the Pods, a number or the name of a container's port."""
+    if owner["kind"] != "Service":
+        return port
+    item = _service_port(owner, port)
+    return str(item.get("targetPort", item["port"]))
+
+
+def _service_port(service: Object, port: str) -> Mapping[str, Any]:
     ports: list[Mapping[str, Any]] = (service.get("spec") or {}).get("ports") or []
     for item in ports:
         if port in (str(item["port"]), item.get("name")):
-            return str(item.get("targetPort", item["port"]))
-    known = _list(f"{item['port']}" + (f" ({item['name']})" if item.get("name") else "") for item in ports)
+            return item
+    known = _list(_with_name(item["port"], item) for item in ports)
     raise StepFailed(
-        f"service/{service['metadata']['name']} has no port {port}", hint=f"its ports: {known}", reason="NoPort"
+        f"service/{service['metadata']['name']} has no port {port}",
+        hint=f"its ports: {known or 'none'}",
+        reason="NoPort",
     )
 
 
 def _port_number(pod: Object, port: str) -> int:
     if port.isdigit():
         return int(port)
-    named = {
-        item["name"]: item["containerPort"]
-        for container in pod["spec"]["containers"]
-        for item in container.get("ports", ())
-        if item.get("name")
-    }
+    named = {item["name"]: int(item["containerPort"]) for item in _container_ports(pod) if item.get("name")}
     if port in named:
-        return int(named[port])
+        return named[port]
     raise StepFailed(
-        f"pod/{pod['metadata']['name']} has no port named {port}",
-        hint=f"its named ports: {_list(named) or 'none'}",
-        reason="NoPort",
+        f"{_name(pod)} has no port named {port}", hint=f"its named ports: {_list(named) or 'none'}", reason="NoPort"
     )
+
+
+def _declared(pod: Object) -> str:
+    return _list(_with_name(item["containerPort"], item) for item in _container_ports(pod))
+
+
+def _with_name(number: int, port: Mapping[str, Any]) -> str:
+    return f"{number} ({port['name']})" if port.get("name") else str(number)
+
+
+def _container_ports(pod: Object) -> Iterator[Mapping[str, Any]]:
+    spec = pod["spec"]
+    # Init containers with `restartPolicy: Always` are sidecars: they run beside the others.
+    for container in (*spec["containers"], *spec.get("initContainers", ())):
+        yield from container.get("ports", ())
 
 
 def _list(words: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "object deleted": ("object",),
     "object left": ("object", "why"),
     "forward ready": ("step", "local", "target"),
-    "forward restarted": ("step", "local", "why"),
+    "forward restarted": ("step", "local", "target", "seconds", "why"),
     "cleanup started": ("workflow",),
     "cleanup waiting": ("workflow", "waiting_for"),
     "cleanup ended": ("workflow", "seconds"),

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
 from runner.steps import kind
 from runner.steps.kind import Context, Fault, Files, Output, Scene
-
-if TYPE_CHECKING:
-    from runner.cluster.protocol import Backend
 
 NAME: Final = "forward"
 SHORT: Final = ""
@@ -48,9 +47,6 @@ Port = Annotated[
         examples=["8080:80", ":http"],
     ),
 ]
-
-_SILENCE_SECONDS: Final = 0.025
-"""A connection that the Pod refused is closed within this time; one that stays open was taken."""
 
 
 class Args(kind.Args, frozen=True):
@@ -120,44 +116,21 @@ def run(args: Args, context: Context) -> dict[str, Any]:
 
     (selection,) = kind.selections(args.target, context.namespace)
     context.observed(str(context.scene.dialect.forward(selection, _listed(args.ports), args.address)))
-    bound: dict[str, int] = {}
-    locals_: list[int] = []
-    for port in _listed(args.ports):
-        local, target = _split(port)
-        context.waiting(f"a running Pod of {selection}")
-        backend = context.cluster.backend(selection, target, context.deadline, context)
-        try:
-            _await_answer(backend, f"{selection} to listen on port {target}", context)
-            relay = Relay(args.address, local, backend)
-        except BaseException:
-            backend.close()
-            raise
-        context.close_later(relay.close)
+    locals_, targets = zip(*map(_split, _listed(args.ports)), strict=True)
+    with ExitStack() as opened:
+        relays = [opened.enter_context(closing(Relay(args.address, local))) for local in locals_]
+        far = context.cluster.far_end(selection, targets, ", ".join(map(str, relays)), context)
+        opened.callback(far.close)
+        place = far.await_answer(targets, context)
+        context.close_later(opened.pop_all().close)
+    for relay, target in zip(relays, targets, strict=True):
+        relay.start(partial(far.serve, target))
         context.bind(args.address, relay.port, selection, target)
-        context.emit("forward ready", local=f"{args.address}:{relay.port}", target=f"{selection}:{target}")
-        bound[target] = relay.port
-        locals_.append(relay.port)
-    url = f"http://{_in_url(args.address)}:{locals_[0]}"
-    return {"url": url, "host": args.address, "port": locals_[0], "ports": bound}
-
-
-def _await_answer(backend: Backend, what: str, context: Context) -> None:
-    """Return when the port takes a connection. `connect` paces the attempts."""
-    import select
-
-    context.waiting(what)
-    while True:
-        with backend.connect(context.deadline) as far:
-            open_, _, _ = select.select([far], [], [], _SILENCE_SECONDS)
-            if not open_ or _speaks(far) or not backend.refused(far):
-                return  # a connection that was taken and ended has somebody at its end, too
-
-
-def _speaks(far: Any) -> bool:
-    try:
-        return bool(far.recv(1))
-    except ConnectionError:
-        return False
+        pod = place if place != str(selection) else ""
+        context.emit("forward ready", local=str(relay), target=f"{selection}:{target}", pod=pod)
+    first = relays[0].port
+    bound = {target: relay.port for relay, target in zip(relays, targets, strict=True)}
+    return {"url": f"http://{_in_url(args.address)}:{first}", "host": args.address, "port": first, "ports": bound}
 
 
 def _listed(ports: Any) -> tuple[Any, ...]:

@@ -151,15 +151,15 @@ def await_state(engine: Podman, selection: Selection, until: str, hand: StepHand
 
 def ask(engine: Podman, target: Selection, port: str, hand: StepHand) -> str:
     """What the web server behind a forward says."""
-    backend = engine.backend(target, port, hand.deadline, hand)
+    far = engine.far_end(target, [port], "", hand)
     connection = http.client.HTTPConnection("localhost")
-    connection.sock = backend.connect(hand.deadline)
+    connection.sock = far.connect(port, hand.deadline)
     try:
         connection.request("GET", "/")
         return connection.getresponse().read().decode()
     finally:
         connection.close()
-        backend.close()
+        far.close()
 
 
 SLEEP = {

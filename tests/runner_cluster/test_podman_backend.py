@@ -6,13 +6,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
-from runner.cluster.podman_backend import PodmanBackend
+from runner.cluster.podman_backend import PodmanFarEnd
 from runner.cluster.protocol import Object, Selection
 from runner.deadline import Deadline
 from runner.errors import Cancelled, StepFailed
+
+if TYPE_CHECKING:
+    from tests.runner_cluster.conftest import FakeHand
 
 POD = Selection("pod", ("web",))
 SERVICE = {"spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 5000}]}}
@@ -34,9 +38,13 @@ class FakeObserver:
         yield [{"kind": "Pod", "metadata": {"name": "web"}, "spec": {}, "status": status}]
 
 
-def backend(observer: FakeObserver, port: int | str, target: Selection = POD, *, direct: bool = True) -> PodmanBackend:
+def far_end(observer: FakeObserver, target: Selection = POD, *, direct: bool = True) -> PodmanFarEnd:
+    return PodmanFarEnd(observer, target, direct=direct)  # type: ignore[arg-type]
+
+
+def connect(far: PodmanFarEnd, port: int | str) -> socket.socket:
     with Deadline(5) as deadline:
-        return PodmanBackend(observer, target, str(port), deadline, direct=direct)  # type: ignore[arg-type]
+        return far.connect(str(port), deadline)
 
 
 @pytest.fixture
@@ -47,49 +55,54 @@ def server() -> Iterator[socket.socket]:
 
 def test_a_connection_to_the_pod(server: socket.socket) -> None:
     port = server.getsockname()[1]
-    far = backend(FakeObserver(), port)
-    with Deadline(5) as deadline, far.connect(deadline) as connection:
+    with connect(far_end(FakeObserver()), port) as connection:
         assert connection.getpeername() == ("127.0.0.1", port)
-    assert far.port == port
 
 
 def test_a_connection_to_a_published_port(server: socket.socket) -> None:
-    far = backend(FakeObserver(published={5000: server.getsockname()[1]}), 5000, direct=False)
-    with Deadline(5) as deadline:
-        far.connect(deadline).close()
-    assert far.port == 5000
+    port = server.getsockname()[1]
+    with connect(far_end(FakeObserver(published={5000: port}), direct=False), 5000) as connection:
+        assert connection.getpeername() == ("127.0.0.1", port)
+
+
+def test_a_port_that_answers(server: socket.socket, hand: FakeHand) -> None:
+    """Ready means that every port takes a connection, and says what it waits for until then."""
+    port = str(server.getsockname()[1])
+    far_end(FakeObserver()).await_answer([port], hand)
+    assert hand.waits == ["a running Pod of pod/web", f"pod/web to listen on port {port}"]
 
 
 def test_without_root_an_unpublished_port_cannot_be_reached() -> None:
     with pytest.raises(StepFailed, match="port 80 of pod/web cannot be reached"):
-        backend(FakeObserver(published={5000: 1}), 80, direct=False)
+        connect(far_end(FakeObserver(published={5000: 1}), direct=False), 80)
 
 
 def test_a_pod_that_does_not_listen_is_tried_again_until_the_end(server: socket.socket) -> None:
     port = server.getsockname()[1]
     server.close()
     observer = FakeObserver()
-    far = backend(observer, port)
+    far = far_end(observer)
     with Deadline(30) as deadline:
         threading.Timer(0.1, deadline.cancel, args=("enough",)).start()
         with pytest.raises(Cancelled, match="enough"):
-            far.connect(deadline)
+            far.connect(str(port), deadline)
     assert len(observer.asked) > 2  # it is looked for again, for it may have been replaced
 
 
 @pytest.mark.parametrize("port", ["80", "http"])
-def test_a_service_of_the_run_leads_to_its_pods(port: str) -> None:
-    observer = FakeObserver(known={("Service", "front"): SERVICE})
-    assert backend(observer, port, Selection("svc", ("front",))).port == 5000
+def test_a_service_of_the_run_leads_to_its_pods(port: str, server: socket.socket) -> None:
+    spec = {**SERVICE["spec"], "ports": [{"name": "http", "port": 80, "targetPort": server.getsockname()[1]}]}
+    observer = FakeObserver(known={("Service", "front"): {"spec": spec}})
+    connect(far_end(observer, Selection("svc", ("front",))), port).close()
     assert observer.asked == [Selection("Pod", selector="app=web")]
 
 
 def test_a_service_that_nobody_applied() -> None:
     with pytest.raises(StepFailed, match="podman has no service/front"):
-        backend(FakeObserver(), 80, Selection("service", ("front",)))
+        connect(far_end(FakeObserver(), Selection("service", ("front",))), 80)
 
 
 def test_a_port_that_a_service_does_not_have() -> None:
     with pytest.raises(StepFailed, match="has no port 81") as failed:
-        backend(FakeObserver(known={("Service", "front"): SERVICE}), 81, Selection("service", ("front",)))
+        connect(far_end(FakeObserver(known={("Service", "front"): SERVICE}), Selection("service", ("front",))), 81)
     assert failed.value.hint == "its ports: 80"

@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from runner.cluster.relay import Relay, check_free
+from runner.cluster.relay import Relay, Say, await_listener, carry, check_free
 from runner.deadline import Deadline
 from runner.errors import CannotStart
 
 
-class FakeBackend:
-    """A backend that connects to servers of the test, one for each connection in turn; the last one stays."""
+class FakeDialer:
+    """A dialer that connects to servers of the test, one for each connection in turn; the last one stays."""
 
     def __init__(self, *addresses: int, refusals: int = 0) -> None:
-        self.port = 80
         self.connections = 0
-        self.closed = False
         self._addresses = list(addresses)
         self._refusals = refusals
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, port: str, deadline: Deadline, say: Say | None = None) -> socket.socket:
         self.connections += 1
         address = self._addresses.pop(0) if len(self._addresses) > 1 else self._addresses[0]
         return socket.create_connection(("127.0.0.1", address))
+
+    def answered(self, far: socket.socket) -> None: ...
 
     def refused(self, far: socket.socket) -> bool:
         self._refusals -= 1
         return self._refusals >= 0
 
-    def close(self) -> None:
-        self.closed = True
+
+@contextmanager
+def relaying(dialer: FakeDialer) -> Iterator[Relay]:
+    with closing(Relay("127.0.0.1", 0)) as relay:
+        relay.start(partial(carry, dialer, "80"))
+        yield relay
 
 
 @contextmanager
@@ -91,14 +99,14 @@ def ask(port: int, question: bytes) -> bytes:
 def test_megabytes_pass_in_both_directions() -> None:
     """What goes in comes out, whatever its size, and the end of a stream is passed on."""
     question = os.urandom(1 << 20) * 20
-    with serving(echo) as server, closing(Relay("127.0.0.1", 0, FakeBackend(server))) as relay:
+    with serving(echo) as server, relaying(FakeDialer(server)) as relay:
         assert ask(relay.port, question) == question
 
 
 def test_many_clients_at_once() -> None:
     """Fifty connections live side by side."""
     answers: dict[int, bytes] = {}
-    with serving(echo) as server, closing(Relay("127.0.0.1", 0, FakeBackend(server))) as relay:
+    with serving(echo) as server, relaying(FakeDialer(server)) as relay:
 
         def client(number: int) -> None:
             answers[number] = ask(relay.port, str(number).encode() * 10_000)
@@ -115,34 +123,124 @@ def test_many_clients_at_once() -> None:
 def test_what_was_refused_is_said_again() -> None:
     """A question that the far end refused goes to the next one, without the client's doing."""
     with serving(hang_up) as refusing, serving(echo) as server:
-        backend = FakeBackend(refusing, refusing, server, refusals=2)
-        with closing(Relay("127.0.0.1", 0, backend)) as relay:
+        dialer = FakeDialer(refusing, refusing, server, refusals=2)
+        with relaying(dialer) as relay:
             assert ask(relay.port, b"hello") == b"hello"
-    assert backend.connections == 3
+    assert dialer.connections == 3
 
 
 def test_what_was_taken_is_not_said_again() -> None:
     """A far end that took the question and ended without an answer is not asked twice."""
     with serving(hang_up) as server:
-        backend = FakeBackend(server)
-        with closing(Relay("127.0.0.1", 0, backend)) as relay:
+        dialer = FakeDialer(server)
+        with relaying(dialer) as relay:
             assert ask(relay.port, b"hello") == b""
-    assert backend.connections == 1
+    assert dialer.connections == 1
 
 
 def test_close_ends_the_listener_and_every_connection() -> None:
     """After close nothing listens, and clients see the end; twice is harmless."""
     with serving(echo) as server:
-        backend = FakeBackend(server)
-        relay = Relay("127.0.0.1", 0, backend)
+        relay = Relay("127.0.0.1", 0)
+        relay.start(partial(carry, FakeDialer(server), "80"))
         with socket.create_connection(("127.0.0.1", relay.port), timeout=20) as client:
             client.sendall(b"x")
             assert client.recv(1) == b"x"
             relay.close()
             relay.close()
             assert client.recv(1) == b""
-    assert backend.closed
     check_free("127.0.0.1", relay.port)
+
+
+def test_an_answer_before_the_question_is_all_there() -> None:
+    """A far end that ends early is heard, and the client is not left with its question."""
+
+    def refuse(client: socket.socket) -> None:
+        client.recv(1)
+        client.sendall(b"too much")
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(1 << 16):
+            pass
+
+    with (
+        serving(refuse) as server,
+        relaying(FakeDialer(server)) as relay,
+        socket.create_connection(("127.0.0.1", relay.port), timeout=20) as client,
+    ):
+        client.sendall(b"x" * 100)
+        assert client.recv(100) == b"too much"
+
+
+def test_half_closed_connections_go_on() -> None:
+    """Each direction ends by itself: what comes after the client's end still comes."""
+
+    def count(client: socket.socket) -> None:
+        total = sum(map(len, iter(lambda: client.recv(1 << 16), b"")))
+        for number in range(3):
+            client.sendall(f"{number}:{total} ".encode())
+
+    with serving(count) as server, relaying(FakeDialer(server)) as relay:
+        assert ask(relay.port, b"x" * 1000) == b"0:1000 1:1000 2:1000 "
+
+
+def test_clients_that_vanish_leave_nothing() -> None:
+    """A client that resets its connection ends the far one, although that says nothing more."""
+    ended = threading.Semaphore(0)
+
+    def silent(client: socket.socket) -> None:
+        client.sendall(b"x")
+        with suppress(ConnectionError):
+            while client.recv(1):
+                pass
+        ended.release()
+
+    with serving(silent) as server, relaying(FakeDialer(server)) as relay:
+        for _ in range(20):
+            client = socket.create_connection(("127.0.0.1", relay.port), timeout=20)
+            client.recv(1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        assert all(ended.acquire(timeout=20) for _ in range(20))
+
+
+def test_nothing_leaks() -> None:
+    """After many connections there are no more threads and file descriptors than before."""
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with serving(echo) as server:
+        before = open_files()
+        with relaying(FakeDialer(server)) as relay:
+            for number in range(300):
+                assert ask(relay.port, b"%d" % number) == b"%d" % number
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("forward")]
+        patience = time.monotonic() + 20  # the server of the test closes its ends when it comes to it
+        while open_files() > before:
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+
+
+def test_connections_wait_for_the_start() -> None:
+    """The port is taken from the beginning; who connects early is served late."""
+    with (
+        serving(echo) as server,
+        closing(Relay("127.0.0.1", 0)) as relay,
+        socket.create_connection(("127.0.0.1", relay.port), timeout=20) as client,
+    ):
+        client.sendall(b"early")
+        relay.start(partial(carry, FakeDialer(server), "80"))
+        assert client.recv(5) == b"early"
+
+
+def test_a_listener_is_awaited() -> None:
+    """A port answers when a connection to it stays open, speaks, or ends without having been refused."""
+    with serving(lambda client: None) as ending, serving(echo) as server:
+        patient = FakeDialer(ending, ending, server, refusals=2)
+        await_listener(patient, "80", Deadline(20), lambda _: None)
+        content = FakeDialer(ending, server)
+        await_listener(content, "80", Deadline(20), lambda _: None)
+    assert (patient.connections, content.connections) == (3, 1)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -1,98 +1,221 @@
-"""From the target of a forward to a Pod and the port in it."""
+"""From the target of a forward to a Pod and the ports in it, and what is in the way."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from runner.cluster.protocol import Selection
-from runner.cluster.targets import resolver
-from runner.deadline import Deadline
+from runner.cluster.targets import Follower, Look, Sight, pods, service
+from runner.deadline import FOREVER, Deadline
 from runner.errors import StepFailed, TimedOut
+
+Object = dict[str, Any]
 
 
 class FakeCluster:
-    """Objects by `kind/name`, and the states that each watch sees one after the other."""
+    """The states of a cluster, one after the other: each watch sees the present one, and moves on to the next."""
 
-    def __init__(self, *states: list[dict[str, Any]]) -> None:
-        self.states = states
+    namespace = "demo"
+
+    def __init__(self, *states: list[Object]) -> None:
+        self._states = list(states)
         self.discovery = SimpleNamespace(of_word=lambda word, deadline: SimpleNamespace(kind=word.capitalize()))
+        self.selectors: list[str] = []
 
-    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[dict[str, Any]]]:
-        labels = dict(pair.split("=") for pair in selection.selector.split(",") if pair)
-        for state in self.states:
+    def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
+        self.selectors.append(selection.selector)
+        plain = [pair.split("=") for pair in selection.selector.split(",") if "=" in pair]
+        while True:
             yield [
                 item
-                for item in state
+                for item in self._states[0]
                 if item["kind"].lower() == selection.kind
                 and (not selection.names or item["metadata"]["name"] in selection.names)
-                and labels.items() <= item["metadata"].get("labels", {}).items()
+                and all(item["metadata"].get("labels", {}).get(key) == value for key, value in plain)
             ]
-        raise TimedOut("timed out")
+            if len(self._states) == 1:
+                raise TimedOut("timed out")
+            del self._states[0]
 
 
-def pod(name: str, *, phase: str = "Running", ready: bool = True, created: str = "1", **meta: Any) -> dict[str, Any]:
+def pod(name: str, *, phase: str = "Running", ready: bool = True, created: str = "1", **meta: Any) -> Object:
     return {
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": "web"}, "creationTimestamp": created, **meta},
+        "metadata": {"name": name, "uid": name, "labels": {"app": "web"}, "creationTimestamp": created, **meta},
         "spec": {"containers": [{"name": "app", "ports": [{"name": "http", "containerPort": 5000}]}]},
         "status": {"phase": phase, "conditions": [{"type": "Ready", "status": str(ready)}]},
     }
 
 
+def dying(name: str) -> Object:
+    return pod(name, deletionTimestamp="now")
+
+
+def workload(kind: str, name: str = "web", **spec: Any) -> Object:
+    return {
+        "kind": kind,
+        "metadata": {"name": name, "uid": name},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, **spec},
+    }
+
+
 SERVICE = {
     "kind": "Service",
-    "metadata": {"name": "web"},
+    "metadata": {"name": "web", "uid": "web"},
     "spec": {
         "selector": {"app": "web"},
         "ports": [{"name": "web", "port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081}, {"port": 82}],
     },
 }
-DEPLOYMENT = {"kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}}}}
+DEPLOYMENT = workload("Deployment")
 
 
-def resolve(target: str, port: str, *states: list[dict[str, Any]]) -> tuple[str, int]:
+def look(target: str, port: str, *states: list[Object]) -> list[Sight]:
+    """Everything that is seen until the states are over."""
     kind, _, name = target.partition("/")
+    return seen(Selection(kind, (name,)), port, *states)
+
+
+def seen(target: Selection, port: str, *states: list[Object]) -> list[Sight]:
     cluster: Any = FakeCluster(*states)
-    return resolver(cluster, Selection(kind, (name,)), port)(Deadline(5))
+    return until_the_end(pods(cluster, target, [port]))
+
+
+def until_the_end(look: Look) -> list[Sight]:
+    sights: list[Sight] = []
+    with pytest.raises(TimedOut):
+        sights.extend(look(Deadline(5)))
+    return sights
+
+
+def places(sights: list[Sight]) -> list[str]:
+    return [str(sight.place or "") for sight in sights]
 
 
 @pytest.mark.parametrize(
-    ("target", "port", "expected"),
+    ("target", "port", "number"),
     [
-        ("pod/a", "80", ("a", 80)),
-        ("pod/a", "http", ("a", 5000)),
-        ("deployment/web", "http", ("a", 5000)),
-        ("service/web", "80", ("a", 5000)),
-        ("service/web", "web", ("a", 5000)),
-        ("service/web", "81", ("a", 8081)),
-        ("service/web", "82", ("a", 82)),
+        ("pod/a", "80", 80),
+        ("pod/a", "http", 5000),
+        ("deployment/web", "http", 5000),
+        ("service/web", "80", 5000),
+        ("service/web", "web", 5000),
+        ("service/web", "81", 8081),
+        ("service/web", "82", 82),
     ],
 )
-def test_targets(target: str, port: str, expected: tuple[str, int]) -> None:
+def test_targets(target: str, port: str, number: int) -> None:
     """A Service's port is that of the Pods behind it; names are looked up in the containers."""
-    assert resolve(target, port, [pod("a"), SERVICE, DEPLOYMENT]) == expected
+    place = look(target, port, [pod("a"), SERVICE, DEPLOYMENT])[-1].place
+    assert place
+    assert (str(place), place.ports) == ("pod/a", {port: number})
+
+
+def test_selectors_of_every_form() -> None:
+    """Equalities and expressions, as kubectl writes them."""
+    rules = [
+        {"key": "tier", "operator": "In", "values": ["a", "b"]},
+        {"key": "old", "operator": "NotIn", "values": ["yes"]},
+        {"key": "live", "operator": "Exists"},
+        {"key": "dead", "operator": "DoesNotExist"},
+    ]
+    owner = workload("StatefulSet", selector={"matchLabels": {"app": "web"}, "matchExpressions": rules})
+    cluster: Any = FakeCluster([owner])
+    with pytest.raises(TimedOut):
+        list(pods(cluster, Selection("statefulset", ("web",)), ["80"])(Deadline(5)))
+    assert cluster.selectors == ["", "app=web,tier in (a,b),old notin (yes),live,!dead"]
 
 
 def test_waits_for_a_pod_that_runs() -> None:
     """Pending Pods, those that are being deleted, and none at all are waited out."""
-    dying = pod("old", deletionTimestamp="now")
-    pending = pod("new", phase="Pending")
-
-    assert (
-        resolve("deployment/web", "80", [DEPLOYMENT], [DEPLOYMENT, dying, pending], [DEPLOYMENT, pod("new")])[0]
-        == "new"
-    )
+    states = [[DEPLOYMENT], [DEPLOYMENT, dying("old"), pod("new", phase="Pending")], [DEPLOYMENT, pod("new")]]
+    assert places(look("deployment/web", "80", *states)) == ["", "", "pod/new"]
 
 
-def test_newest_ready_pod_is_taken() -> None:
-    """A ready one before one that is not; of several the newest."""
-    pods = [pod("a", created="1"), pod("b", created="2"), pod("c", created="3", ready=False)]
+def test_newest_ready_pod_is_taken_and_kept() -> None:
+    """A ready one before one that is not, of several the newest; a newer one does not draw a forward away."""
+    found = [pod("a", created="1"), pod("b", created="2"), pod("c", created="3", ready=False)]
+    sights = look("deployment/web", "80", [DEPLOYMENT, *found], [DEPLOYMENT, *found, pod("d", created="4")])
+    assert places(sights) == ["pod/b", "pod/b"]
 
-    assert resolve("deployment/web", "80", [DEPLOYMENT, *pods])[0] == "b"
+
+def test_a_rollout_is_followed() -> None:
+    """A Pod that is being deleted, or not ready any more while another one is, is left; the reason is known."""
+    new = pod("new", created="2")
+    states = [[DEPLOYMENT, pod("old")], [DEPLOYMENT, dying("old"), new], [DEPLOYMENT, new]]
+    first, second, last = look("deployment/web", "80", *states)
+
+    assert places([first, second, last]) == ["pod/old", "pod/new", "pod/new"]
+    assert second.unfit == {"old": "pod/old is being deleted", "new": ""}
+    assert last.unfit == {"new": ""}
+    sick = look("deployment/web", "80", [DEPLOYMENT, pod("old", ready=False), new])[0]
+    assert sick.unfit == {"old": "pod/old is not ready any more", "new": ""}
+
+
+def test_an_object_that_was_replaced() -> None:
+    """When the last Pod is lost the object is looked at again: the new one may have other Pods."""
+    other = {**SERVICE, "spec": {**SERVICE["spec"], "selector": {"app": "other"}}}  # type: ignore[dict-item]
+    new = pod("new", labels={"app": "other"})
+    assert places(look("service/web", "80", [SERVICE, pod("old")], [other, new])) == ["pod/old", "", "pod/new"]
+
+
+@pytest.mark.parametrize(
+    ("target", "state", "message", "patience"),
+    [
+        ("service/none", [], "service/none does not exist in namespace demo", FOREVER),
+        ("pod/none", [], "pod/none does not exist in namespace demo", FOREVER),
+        ("pod/a", [pod("a", phase="Pending")], "pod/a is Pending, not Running", FOREVER),
+        ("pod/a", [pod("a", phase="Succeeded")], "pod/a is Succeeded, not Running", 0),
+        ("service/web", [SERVICE], "service/web has no Pods: none has the labels app=web", 10),
+        ("service/web", [SERVICE, dying("a")], "pod/a is being deleted, and no other Pod takes its place", 10),
+        ("deployment/web", [workload("Deployment", replicas=0)], "deployment/web is scaled to 0, so it has no Pods", 0),
+        (
+            "job/web",
+            [{**workload("Job"), "status": {"conditions": [{"type": "Complete", "status": "True"}]}}],
+            "job/web has ended (Complete), so nothing listens",
+            0,
+        ),
+        ("job/web", [workload("Job"), pod("a", phase="Failed")], "pod/a is Failed, not Running", 5),
+        ("service/bare", [workload("Service", "bare", selector=None)], "service/bare selects no Pods", 0),
+        ("cronjob/web", [workload("CronJob", selector=None)], "cronjob/web selects no Pods", 0),
+        ("service/web", [{**SERVICE, "spec": {"selector": {"app": "web"}}}], "service/web has no port 80", 0),
+    ],
+)
+def test_what_is_in_the_way(target: str, state: list[Object], message: str, patience: float) -> None:
+    """What may still come is waited for, what hardly comes for some seconds, what never comes not at all."""
+    sight = look(target, "80", state)[-1]
+    assert sight.problem
+    assert sight.problem.message.startswith(message)
+    assert sight.patience == patience
+
+
+def test_no_pod_with_these_labels() -> None:
+    """A selector that nothing matches is a mistake in it, mostly."""
+    (sight,) = seen(Selection("pod", selector="app=none"), "80", [pod("a")])
+    assert sight.problem
+    assert sight.problem.message == "no Pod has the labels app=none"
+    assert sight.problem.hint == "kubectl get pods --show-labels --namespace=demo"
+
+
+def test_a_pod_that_never_becomes_ready() -> None:
+    """It may run all the same: then it is a place, with a problem that explains a refusal."""
+    waiting = {"name": "app", "image": "x", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    crashing = pod("a", ready=False)
+    crashing["status"]["containerStatuses"] = [waiting]
+    (sight,) = look("pod/a", "80", [crashing])
+    assert sight.place
+    assert sight.problem
+    assert "CrashLoopBackOff" in sight.problem.message
+
+    crashing["status"]["phase"] = "Pending"
+    (sight,) = look("pod/a", "80", [crashing])
+    assert (sight.place, sight.patience) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +223,53 @@ def test_newest_ready_pod_is_taken() -> None:
     [
         ("service/web", "99", "service/web has no port 99", "its ports: 80 (web), 81, 82"),
         ("pod/a", "grpc", "pod/a has no port named grpc", "its named ports: http"),
-        ("service/bare", "80", "service/bare selects no Pods, so there is nothing to forward to", ""),
     ],
 )
 def test_ports_that_are_not_there(target: str, port: str, message: str, hint: str) -> None:
     """What can never work is said at once, with what there is."""
-    bare = {"kind": "Service", "metadata": {"name": "bare"}, "spec": {"ports": [{"port": 80}]}}
-    with pytest.raises(StepFailed) as caught:
-        resolve(target, port, [pod("a"), SERVICE, bare])
+    sight = look(target, port, [pod("a"), SERVICE])[-1]
+    assert sight.problem
+    assert (sight.problem.message, sight.problem.hint, sight.patience) == (message, hint, 0)
 
-    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+def test_a_service_as_a_place_itself() -> None:
+    """Its ports by their numbers; it needs no selector."""
+    cluster: Any = FakeCluster([], [SERVICE])
+    sights = until_the_end(service(cluster, Selection("service", ("web",)), ["web", "81"]))
+    assert places(sights) == ["", "service/web"]
+    assert sights[1].place
+    assert sights[1].place.ports == {"web": 80, "81": 81}
+
+
+def test_a_follower_is_patient_and_looks_again() -> None:
+    """A problem is raised when its time is over, and is forgotten when it is gone; errors are problems, too."""
+    go = threading.Semaphore(0)
+    script: list[Sight | StepFailed] = [
+        Sight(problem=StepFailed("not yet")),
+        Sight(problem=StepFailed("never"), patience=0),
+        StepFailed("the API server is away"),
+        Sight(),
+    ]
+
+    def scripted(life: Deadline) -> Iterator[Sight]:
+        while script:
+            go.acquire()
+            item = script.pop(0)
+            if isinstance(item, StepFailed):
+                raise item
+            yield item
+        life.pause(600)
+
+    def verdict(follower: Follower) -> str:
+        with follower.changed:
+            go.release()
+            follower.wait(Deadline(20))
+            try:
+                follower.check()
+            except StepFailed as problem:
+                return problem.message
+        return ""
+
+    with closing(Follower(scripted)) as follower:
+        verdicts = [verdict(follower) for _ in range(4)]
+    assert verdicts == ["", "never", "the API server is away", ""]
