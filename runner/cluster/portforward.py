@@ -137,11 +137,8 @@ class PortForward:
         """Raise when there will be no tunnel."""
         if self._follower.life.cancelled:
             raise Cancelled("the forward ended")
-        sight = self._follower.sight
-        if sight.place is None:
+        if self._follower.sight.place is None or self._why == REFUSED:
             self._follower.check()
-        elif sight.problem and self._why == REFUSED:
-            raise sight.problem
         if _FORBIDDEN.search(self._why):
             raise StepFailed(
                 f"kubectl port-forward is not allowed: {self._why}",

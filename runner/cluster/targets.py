@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from runner.cluster.pods import troubles
 from runner.cluster.protocol import Selection, selector_of
-from runner.cluster.readiness import hopeless
+from runner.cluster.reasons import REASONS
 from runner.deadline import FOREVER, Deadline
 from runner.errors import Cancelled, RunnerError, StepFailed
 
@@ -204,7 +205,7 @@ def _sight(cluster: Kubectl, route: _Route, found: Iterable[Object], last: str) 
     except StepFailed as problem:
         return Sight(problem=problem, patience=0, unfit=unfit)
     place = Place("pod", best["metadata"]["name"], _uid(best), numbers, _declared(best))
-    return Sight(place, _hopelessness(best), unfit=unfit)
+    return Sight(place, *_trouble(best), unfit)
 
 
 def _unfitness(pod: Object, best: Object) -> str:
@@ -226,8 +227,9 @@ def _none_runs(cluster: Kubectl, route: _Route, found: list[Object]) -> Sight:
             return _missing(cluster, route.target)
         return Sight(problem=_no_pods(cluster, route, found), patience=_NO_PODS_SECONDS, unfit=unfit)
     newest = max(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
-    if problem := _hopelessness(newest):
-        return Sight(problem=problem, patience=0, unfit=unfit)
+    problem, patience = _trouble(newest)
+    if problem:
+        return Sight(problem=problem, patience=patience, unfit=unfit)
     problem = StepFailed(f"{_name(newest)} is {_phase(newest)}, not Running", reason=_phase(newest))
     if _phase(newest) not in ("Succeeded", "Failed"):
         return Sight(problem=problem, unfit=unfit)
@@ -274,9 +276,13 @@ def _missing(cluster: Kubectl, target: Selection) -> Sight:
     return Sight(problem=problem)
 
 
-def _hopelessness(pod: Object) -> StepFailed | None:
-    verdict = None if _is_ready(pod) else hopeless(pod)
-    return StepFailed(verdict.sentence, hint=verdict.hint, reason=verdict.reason) if verdict else None
+def _trouble(pod: Object) -> tuple[StepFailed | None, float]:
+    """What keeps a Pod from becoming ready, and for how many seconds that may heal."""
+    for trouble in troubles(pod) if not _is_ready(pod) else ():
+        if not trouble.resting:
+            hint = trouble.look if "below" in (hint := REASONS[trouble.reason].hint) else f"{hint}; {trouble.look}"
+            return StepFailed(trouble.sentence, hint=hint, reason=trouble.reason), trouble.tolerated({})
+    return None, FOREVER
 
 
 def _flag(cluster: Kubectl, target: Selection) -> str:

@@ -244,7 +244,7 @@ def test_what_never_comes_is_said_at_once(fakes: Fakes, hand: FakeHand) -> None:
 
 def test_a_refusal_is_explained_by_the_pod(fakes: Fakes, hand: FakeHand) -> None:
     """Nothing listens because the container crashes: then that is the reason, at once."""
-    crashing = Sight(place("app"), StepFailed("pod/app: CrashLoopBackOff"), unfit={"app": ""})
+    crashing = Sight(place("app"), StepFailed("pod/app: CrashLoopBackOff"), patience=0, unfit={"app": ""})
     with closing(fakes.forward("refuse", sight=crashing)) as forward, pytest.raises(StepFailed, match="CrashLoop"):
         forward.await_answer(["http"], hand)
 
