@@ -281,9 +281,15 @@ class _Tunnel:
 
     def connect(self, port: str, deadline: Deadline) -> socket.socket:
         number = self.place.ports[port]
-        far = socket.create_connection(("127.0.0.1", self._locals[number]), timeout=deadline.socket_timeout())
+        far = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.unanswered[far] = number  # before it is made: kubectl may report a refusal the moment after
+        try:
+            far.settimeout(deadline.socket_timeout())
+            far.connect(("127.0.0.1", self._locals[number]))
+        except OSError:
+            far.close()
+            raise
         far.settimeout(None)
-        self.unanswered[far] = number
         return far
 
     def age(self) -> float:
@@ -318,6 +324,7 @@ class _Tunnel:
         self.refused = True
         port = re.search(r" forwarding \d+ -> (\d+)", line)
         # Every other connection ends, too, and what was said there may have been delivered.
-        candidates = [far for far, number in list(self.unanswered.items()) if port and number == int(port[1])]
+        waiting = [(far, number) for far, number in list(self.unanswered.items()) if far.fileno() >= 0]
+        candidates = [far for far, number in waiting if port and number == int(port[1])]
         self.refused_one = self.refused_one or (candidates[0] if len(candidates) == 1 else None)
         self._changed()

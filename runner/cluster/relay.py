@@ -150,7 +150,7 @@ def carry(dialer: Dialer, port: str, client: socket.socket, life: Deadline) -> N
                 exchange = Exchange(client, far, said, partial(dialer.answered, far))
                 with suppress(ConnectionError):  # refused, reset, or a client that vanished
                     exchange.run()
-                if not exchange.repeatable or not dialer.refused(far):
+                if not dialer.refused(far) or not exchange.repeatable:
                     return
 
 
