@@ -4,7 +4,7 @@ PYTEST := .venv/bin/python -m pytest
 # Branches and lines that the fast tests must reach, in percent. Only ever raise it.
 COVERAGE_FLOOR := 82
 
-.PHONY: help demo test e2e bench lint schema clean
+.PHONY: help demo test e2e soak bench lint schema clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,10 +13,14 @@ demo:  ## install what is missing and run workflows/pod.yaml on your cluster, or
 	@.ci/demo
 
 test: lint  ## install what the tests need; check the code and run the fast tests (no cluster)
-	@$(PYTEST) -m "not e2e and not podman" --numprocesses=2 --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR) $(ARGS)
+	@$(PYTEST) -m "not e2e and not podman and not soak" --numprocesses=2 --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR) $(ARGS)
 
 e2e:  ## run the tests that need a cluster: on KUBECONFIG=..., or on a Kubernetes that is built and started here
 	@.ci/with-cluster $(PYTEST) -m "e2e or podman" --numprocesses=3 --dist=loadgroup $(ARGS)
+
+soak:  ## end runs in every way at 233 moments, and take the API server away for 30 s (20 minutes, needs a cluster)
+	@AWAY_SECONDS=30 .ci/with-cluster $(PYTEST) -m "soak or e2e" -k "soak or away" --numprocesses=4 \
+		tests/e2e/test_soak.py tests/e2e/test_cleanup.py $(ARGS)
 
 bench:  ## measure runner against a bash script of kubectl commands, and its start-up
 	@.ci/with-cluster .venv/bin/python -m tests.bench $(ARGS)

@@ -123,8 +123,6 @@ class Remover:
     def __init__(self, cluster: Cluster, journal: Journal | None, run_id: str, emit: Emit) -> None:
         self.run_id = run_id
         self.deadline: Deadline
-        self.hopeless: set[str] = set()
-        """The ids of records that cannot be removed, however often it is tried."""
         self._cluster = cluster
         self._journal = journal
         self._emit = emit
@@ -140,8 +138,7 @@ class Remover:
                 record = gone.record
                 left.pop(record.id)
                 if gone.why:
-                    left[record.id] = leftover(record, gone.why)
-                    self.hopeless |= {record.id} if gone.hopeless else set()
+                    left[record.id] = leftover(record, gone.why, hopeless=gone.hopeless)
                     continue
                 if self._journal:
                     self._journal.undone(record)
@@ -171,8 +168,8 @@ def address(record: Undo) -> str:
     return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
 
 
-def leftover(record: Undo, why: str) -> Leftover:
-    return Leftover(address(record), why, removal(record))
+def leftover(record: Undo, why: str, *, hopeless: bool = False) -> Leftover:
+    return Leftover(address(record), why, removal(record), hopeless)
 
 
 def removal(record: Undo) -> str:

@@ -126,11 +126,10 @@ def _bound() -> None:
 
 
 def _guarded(options: Namespace) -> int:
-    import errno
     import os
 
     from runner import confidential, masking
-    from runner.errors import CannotStart, ExitCode, InvalidWorkflow, RunnerError, UsageError
+    from runner.errors import MACHINE, CannotStart, ExitCode, InvalidWorkflow, RunnerError, UsageError
 
     masking.hide(confidential.of_variables(os.environ))
     try:
@@ -156,7 +155,7 @@ def _guarded(options: Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE):
+        if error.errno not in MACHINE:
             _report_bug(error)
             return ExitCode.BUG
         _forget_stdout()

@@ -20,7 +20,7 @@ from runner.cleanup import Pending, address
 from runner.cluster.images import find_builder
 from runner.cluster.protocol import Ref, name_suffix
 from runner.deadline import Deadline
-from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFailed
+from runner.errors import MACHINE, Cancelled, CommandResult, Expired, RunnerError, StepFailed
 from runner.expressions import EvaluationError
 from runner.journal import STEPS, Journal, Undo
 from runner.result import Failure, Status, StepResult, WorkflowResult
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SIGNAL_BUDGET: Final = 7.0
 SIGNAL_FINALLY: Final = 2.5
 FINALLY_TIMEOUT: Final = 120.0
+_ROOM: Final = "free some space, or name another folder with --state-dir"
 # Longer than cleanup, the next workflows' and the watchdog's patience can take after a workflow's own time.
 AFTERMATH: Final = 1200.0
 
@@ -338,6 +339,10 @@ class _Execution:
             return step.kind.run(step.render(self.values), context), None
         except RunnerError as error:
             return {}, error
+        except OSError as error:
+            if error.errno not in MACHINE:
+                self.bug = error
+            return {}, StepFailed(f"this machine refuses: {error}", hint=_ROOM, reason="machine")
         except Exception as error:  # noqa: BLE001 - a bug: clean up first, then tell
             self.bug = error
             return {}, StepFailed(f"bug in the kind {step.kind.NAME}: {type(error).__name__}: {error}", reason="bug")

@@ -6,11 +6,15 @@ that turns it into a message and an exit code. Anything else that reaches `cli.p
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar
 
 import msgspec
+
+MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
+"""Errors of the machine, not of the program: a full or read-only disk, too many open files."""
 
 
 class ExitCode(IntEnum):

@@ -71,6 +71,8 @@ class Leftover:
     object: str
     why: str
     command: str
+    hopeless: bool = False
+    """Trying again cannot help."""
 
 
 @dataclass(frozen=True, slots=True)

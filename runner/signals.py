@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Self
 
 LONGEST = 0.5
+_NOHUP = (signal.SIGHUP, signal.SIG_IGN)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -25,7 +26,9 @@ class Signals:
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         self._old_wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        # nohup has the last word about SIGHUP.
+        taken = [number for number in SIGNALS if (number, signal.getsignal(number)) != _NOHUP]
+        self._old = {number: signal.signal(number, lambda *_: None) for number in taken}
         self._thread = threading.Thread(target=self._listen, name="signal listener", daemon=True)
         self._thread.start()
         return self

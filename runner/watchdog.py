@@ -179,11 +179,11 @@ def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:
         while doomed:
             try:
                 with patience.child(_ROUND_SECONDS) as deadline:
-                    now, hopeless = _undo_once(past, doomed, journal, events, deadline)
+                    now = _undo_once(past, doomed, journal, events, deadline)
             except (RunnerError, OSError) as error:
-                now, hopeless = {record.id: leftover(record, str(error)) for record in doomed}, set()
-            left = {key: value for key, value in left.items() if key in hopeless} | now
-            doomed = [record for record in doomed if record.id in now and record.id not in hopeless]
+                now = {record.id: leftover(record, str(error)) for record in doomed}
+            left = {key: item for key, item in left.items() if item.hopeless} | now
+            doomed = [record for record in doomed if record.id in now and not now[record.id].hopeless]
             if doomed:
                 patience.pause(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
@@ -192,18 +192,17 @@ def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:
 
 def _undo_once(
     past: Past, doomed: Sequence[Undo], journal: Journal, events: Events, deadline: Deadline
-) -> tuple[dict[str, Leftover], set[str]]:
-    """(what is left, and of that the ids for which trying again cannot help)."""
+) -> dict[str, Leftover]:
+    """What is left, by the id of its record."""
     from runner.cleanup import Remover
     from runner.cluster.choose import reopen
 
     cluster = reopen(past.place.engine if past.place else "kubectl", past.folder, deadline, journal.make_temporary)
     try:
         remover = Remover(cluster, journal, past.id, events.emit)
-        _, left = remover.undo(doomed, deadline, hurry=True)
+        return remover.undo(doomed, deadline, hurry=True)[1]
     finally:
         cluster.close()
-    return left, remover.hopeless
 
 
 if __name__ == "__main__":

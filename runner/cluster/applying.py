@@ -171,8 +171,8 @@ class _Work:
             self.hand.unmade(record)
         if run not in ("", self.hand.run_id) and ref not in self.foreign:
             self.foreign.add(ref)
-            owner = ownership.owner(live, self.cluster.runs, lambda: self.cluster.api.time(self.hand.deadline))
-            ownership.respect(ref, owner, self.hand)
+            clock = lambda: self.cluster.api.time(self.hand.deadline)  # noqa: E731
+            ownership.respect(ref, live, self.cluster.runs, clock, self.hand)
 
     def _resource(self, object_: Object) -> Resource:
         """The resource of an object; waits for a kind whose definition is there and not served yet."""

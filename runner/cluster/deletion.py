@@ -55,7 +55,7 @@ _OWNS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 FORBIDDEN: Final = 403
-_SILENCE_SECONDS: Final = 30.0
+_SILENCE_SECONDS: Final = 60.0
 """A cleanup waits this long for an API server that is not there, such as one that is being restarted."""
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409

@@ -85,8 +85,11 @@ def _on_this_machine(folder: Path, uid: str) -> tuple[str, str]:
     return ("kept" if any(record.uid == uid for record in past.spared) else "dead"), ""
 
 
-def respect(ref: Ref, found: Owner, hand: Hand) -> None:
-    """Refuse to take over an object of a live run; say so when it is one that a dead run left."""
+def respect(ref: Ref, live: Object, runs: Path, clock: Callable[[], datetime], hand: Hand) -> None:
+    """Refuse to take over an object of another run that is alive; say so when it is one that a dead run left."""
+    if run_of(live) in ("", hand.run_id):
+        return
+    found = owner(live, runs, clock)
     if found.state == "alive":
         raise StepFailed(
             f"{ref} belongs to the run {found.run}, which is still alive ({found.why})",

@@ -77,6 +77,8 @@ def rule_of(error: ApiError | Unreachable, *, known: bool = True) -> Rule | None
         return Rule(error.reason, BOUNDED_ATTEMPTS if error.reason == "unreadable answer" else 0)
     if _PERMANENT.search(error.message) or (not known and _NOBODY.search(error.message)):
         return None
+    if error.status == 500 and _NOBODY.search(error.message):  # noqa: PLR2004 - kubectl proxy's own, of some paths
+        return _BY_STATUS[502]
     return _BY_STATUS.get(error.status)
 
 

@@ -123,9 +123,9 @@ class Podman(Observer):
         if kind not in _PLAYED:
             return ref, None
         live = self.live(kind, name, hand.deadline)
-        if live and live.labels.get(RUN_LABEL, hand.run_id) != hand.run_id:
-            there = ownership.of_labels(live.labels, live.uid)
-            ownership.respect(ref, ownership.owner(there, self._runs, lambda: datetime.now(UTC)), hand)
+        if live:
+            marked = ownership.of_labels(live.labels, live.uid)
+            ownership.respect(ref, marked, self._runs, lambda: datetime.now(UTC), hand)
         if live and (kind not in POD_KINDS or _is_made_from(object_, live)):
             return ref, None
         if live:

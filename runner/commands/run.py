@@ -163,7 +163,7 @@ def _run_all(
         ended = _verified(ended, shared)
         if shared.cluster:
             shared.cluster.close()
-    handover = shared.signal != 0 and any(workflow.cleanup.left for workflow in ended)
+    handover = any(not item.hopeless for workflow in ended for item in workflow.cleanup.left)
     result = RunResult(
         run=shared.id,
         workflows=tuple(ended),

@@ -29,6 +29,18 @@ LIMIT = 20.0
 LONGEST = 5.5
 """Seconds that the workflow takes with its cleanup, about: later it has nothing to lose."""
 
+BOUNDARIES = (
+    "run started",
+    "workflow started",
+    "step started",
+    "step passed",
+    "object created",
+    "cleanup started",
+    "cleanup waiting",
+    "object deleted",
+)
+"""The events at which a run is ended by their number."""
+
 Kubectl = Callable[..., str]
 
 FILES = {
@@ -99,7 +111,7 @@ data: {a: b}
 
 @dataclass(frozen=True)
 class Kill:
-    """How (`SIGKILL`, `terminal`, …) and when: after so many seconds, or at the n-th event of the run."""
+    """How (`SIGKILL`, `terminal`, …) and when: after so many seconds, or at the n-th of the `BOUNDARIES`."""
 
     way: str
     after: float = 0.0
@@ -133,10 +145,24 @@ class Site:
             self.port = int(probe.getsockname()[1])
         (self.folder / "tmp").mkdir()
         for name, text in FILES.items():
-            filled = text.replace("TAG", self.tag).replace("PLACE", self.place).replace("PORT", str(self.port))
-            (self.folder / name).write_text(filled)
+            self.write(name, text)
         self.kubectl("apply", "-f", str(self.folder / "canary.yaml"))
         self.before = self.canaries()
+
+    def write(self, name: str, text: str) -> None:
+        """A file of the site, with its own names filled in."""
+        filled = text.replace("TAG", self.tag).replace("PLACE", self.place).replace("PORT", str(self.port))
+        (self.folder / name).write_text(filled)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the runner; what it starts can be found by it."""
+        own = {
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+        }
+        return {**self.env, **own}
 
     def canaries(self) -> str:
         """The versions of what must not be touched."""
@@ -145,12 +171,6 @@ class Site:
 
     def start(self, *, terminal: bool = False, before: tuple[str, ...] = ()) -> tuple[subprocess.Popen[bytes], int]:
         """The runner, leader of a session; with a terminal, the other end of that."""
-        own = {
-            "XDG_STATE_HOME": str(self.folder / "state"),
-            "TMPDIR": str(self.folder / "tmp"),
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-        }
         argv = [*before, sys.executable, "-m", "runner", "--events", "events", "flow.yaml"]
         master, output = -1, -1
         if terminal:
@@ -160,7 +180,7 @@ class Site:
         process = subprocess.Popen(
             argv,
             cwd=self.folder,
-            env={**self.env, **own},
+            env=self.environment(),
             stdin=output if terminal else subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -192,7 +212,7 @@ class Site:
         while time.monotonic() < limit and process.poll() is None:
             if master >= 0:
                 _read(master)
-            if kill.event and len(self.events()) >= kill.event:
+            if kill.event and sum(record["event"] in BOUNDARIES for record in self.events()) >= kill.event:
                 return
             time.sleep(min(0.01, max(0.0, limit - time.monotonic())))
 
@@ -211,9 +231,10 @@ class Site:
         left += [f"file {path}" for path in (self.folder / "tmp").iterdir()]
         left += [f"file {path}" for path in (self.folder / "state").glob("runner/runs/*/kubeconfig*")]
         left += [f"port {self.port}"] if _is_taken(self.port) else []
-        return left or [*self._in_cluster()]
+        return left or [*self.in_cluster()]
 
-    def _in_cluster(self) -> Iterator[str]:
+    def in_cluster(self) -> Iterator[str]:
+        """What the run made and is still there, and what it should not have touched."""
         for namespace in self.kubectl("get", "namespaces", "-o", "name").split():
             if f"crash-{self.tag}" in namespace:
                 yield namespace
@@ -231,8 +252,22 @@ class Site:
 
     def processes(self) -> list[str]:
         """What runs with this run's state in its environment, the watchdog included."""
+        return [_command(Path(f"/proc/{pid}")) for pid in self.pids()]
+
+    def pids(self) -> list[int]:
         mark = f"XDG_STATE_HOME={self.folder / 'state'}".encode()
-        return [_command(path) for path in Path("/proc").glob("[0-9]*") if _has(path / "environ", mark)]
+        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _has(path / "environ", mark)]
+
+    def log(self, name: str) -> list[str]:
+        """The lines of a file of the only run folder."""
+        (path,) = (self.folder / "state/runner/runs").glob(f"*/{name}")
+        return path.read_text().splitlines()
+
+    def await_event(self, event: str, step: str = "") -> None:
+        end = time.monotonic() + 60
+        while not any(record["event"] == event and record.get("step", "") == step for record in self.events()):
+            assert time.monotonic() < end, f"no {event} {step}\n{self.story()}"
+            time.sleep(0.01)
 
     def settle(self, limit: float = LIMIT) -> list[str]:
         """What is left when nothing changes any more, or after so many seconds."""
