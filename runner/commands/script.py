@@ -128,6 +128,11 @@ as_expected() {
 }
 """
 
+_TCP = """\
+# What curl is for HTTP: a bare connection.   usage: tcp OPTION VALUE HOST PORT …
+tcp() { (: <"/dev/tcp/$3/$4") 2>&1; }
+"""
+
 _VERIFY = """\
 # Ask until status (a pattern) and text are as wanted, ASKS times at most (0: as long as there is time; unsent: again
 # only when nothing was sent).   usage: verify SECONDS ASKS STATUS TEXT curl ARGUMENT…
@@ -264,6 +269,8 @@ class _Script:
         if "$(free_port)" in text:
             yield _FREE_PORT
         if re.search(r"^\s*verify ", text, re.MULTILINE):
+            if re.search(r"^\s*verify .* tcp ", text, re.MULTILINE):
+                yield _TCP
             yield _AS_EXPECTED
             yield _VERIFY
         if re.search(r"^\s*keep_asking ", text, re.MULTILINE):
@@ -428,8 +435,8 @@ class _Script:
                 yield ""
                 continue
             plain = "\n" in line or "#" in line or _ASSIGNMENT.match(line)
-            marked = line if plain else f"{line}  # observe"
-            yield self._with_variables(marked) + (" || true" if item.step.continue_on_error else "")
+            tolerant = f"{line} || true" if item.step.continue_on_error else line
+            yield self._with_variables(tolerant if plain else f"{tolerant}  # observe")
 
     # -- values that only a run knows -----------------------------------------------------------------------------
 

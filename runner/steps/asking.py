@@ -155,13 +155,14 @@ class _Line(msgspec.Struct, frozen=True):
     forwarded: Forwards
 
     def exchange(self, question: Question, started: float) -> Answer:
-        parts = urlsplit(question.url)
+        parts = urlsplit(quote(question.url, safe=string.punctuation))
         host, port = question.place
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         end = self.connect(host, port)
         if parts.scheme == "https":
             end = self.trusted(end, question)
-        connection = http.client.HTTPConnection(host, port, timeout=self.deadline.socket_timeout())
+        name = host if host.isascii() else host.encode("idna").decode()
+        connection = http.client.HTTPConnection(name, port, timeout=self.deadline.socket_timeout())
         connection.default_port = 443 if parts.scheme == "https" else 80  # which the Host field leaves out
         connection.sock = end
         with closing(connection), _cut_off(end, self.deadline):

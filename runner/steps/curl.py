@@ -24,7 +24,8 @@ def lines(args: Args, scene: Scene) -> Iterator[str]:
     """Lines for the functions `verify`, `keep_asking` and `stop_asking` of a planned script."""
     yield from (f"# verify also expects: {' '.join(text.split())}" for text in _unseen(args))
     asks = str(scene.attempts) if args.request.method in IDEMPOTENT else "unsent"
-    expected = [*_expected(args), "curl", *_options(args, scene)]
+    asked = ["tcp", *_address(args)] if args.tcp else ["curl", *_options(args, scene)]
+    expected = [*_expected(args), *asked]
     yield shlex.join(["verify", f"{max(1, round(scene.patience))}", asks, *expected])
     if args.throughout:
         yield shlex.join(["keep_asking", str(args.max_failures), *expected])
@@ -34,7 +35,12 @@ def lines(args: Args, scene: Scene) -> Iterator[str]:
 
 def short(args: Args) -> str:
     """What a log says that it does."""
-    return f"curl {args.url}" if args.url else f"curl telnet://{args.tcp}"
+    return f"curl {args.url}" if args.url else shlex.join(["nc", "-z", *_address(args)])
+
+
+def _address(args: Args) -> tuple[str, str]:
+    host, _, port = args.tcp.rpartition(":")
+    return host.strip("[]"), port
 
 
 def body(request: Request) -> bytes | None:
@@ -94,9 +100,6 @@ def _options(args: Args, scene: Scene) -> Iterator[str]:
     request = args.request
     if (patience := seconds(request.timeout)) != _USUAL_PATIENCE:
         yield from ("--max-time", f"{patience:g}")
-    if args.tcp:
-        yield from ("--output", "-", f"telnet://{args.tcp}")
-        return
     content = body(request)
     if request.method == "HEAD":
         yield "--head"

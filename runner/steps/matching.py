@@ -10,6 +10,8 @@ import msgspec
 
 from runner.steps.kind import Fault, Match
 
+_COMPARED: Final = 200
+"""Lines among which the most similar one is looked for."""
 _SHOWN: Final = 300
 """Characters of a value that a difference quotes."""
 
@@ -67,7 +69,19 @@ def partial(wanted: Any, actual: Any, path: str = "$") -> Iterator[str]:
 def _missing(match: Match, text: str) -> Iterator[str]:
     for part in (match.contains,) if isinstance(match.contains, str) else match.contains:
         if part not in text:
-            yield f"expected it to contain {_quoted(part)}, got {_text(text)}"
+            near = _nearest(part, text)
+            yield f"expected it to contain {_quoted(part)}, " + (
+                f"the nearest is {near}" if near else f"got {_text(text)}"
+            )
+
+
+def _nearest(part: str, text: str) -> str:
+    """Of a text of several lines that one which is most like a part that is missing, and its number."""
+    from difflib import get_close_matches
+
+    lines = [line[:_SHOWN] for line in text.splitlines()[:_COMPARED]]
+    close = get_close_matches(part, lines, n=1) if len(lines) > 1 and len(part) <= _SHOWN else []
+    return f"line {lines.index(close[0]) + 1}: {_quoted(close[0])}" if close else ""
 
 
 def _unmatched(match: Match, text: str) -> Iterator[str]:
@@ -93,7 +107,7 @@ def _unequal(match: Match, text: str) -> Iterator[str]:
     from difflib import unified_diff
 
     lines = unified_diff(wanted, actual, "expected", "actual", lineterm="", n=2)
-    yield "\n".join(["it is not exactly as expected:", *lines])
+    yield "\n".join(["it is not exactly as expected", *lines])
 
 
 def _json_differences(wanted: Any, text: str) -> Iterator[str]:

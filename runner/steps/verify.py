@@ -454,8 +454,9 @@ def _address_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(("url",), f"{url!r} is not a URL that can be asked: {why}", "write http://host:port/path")
     if isinstance(tcp, str) and "${{" not in tcp:
         host, _, port = tcp.rpartition(":")
-        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= kind.HIGHEST_PORT:
-            yield Fault(("tcp",), f"{tcp!r} is not an address", "write host:port, as in localhost:5432")
+        bare = ":" in host and not re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]", host)
+        if not host or bare or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= kind.HIGHEST_PORT:
+            yield Fault(("tcp",), f"{tcp!r} is not an address", "write host:port, as in localhost:5432 or [::1]:5432")
 
 
 def _bad_url(url: str) -> str:

@@ -32,9 +32,15 @@ def test_texts_that_match(match: Match, text: str) -> None:
     [
         (Match(contains="x"), "Hello", 'expected it to contain "x", got "Hello"'),
         (Match(contains="x"), "", 'expected it to contain "x", got nothing'),
+        (
+            Match(contains="Hello World"),
+            "<p>\nHello Word\n</p>",
+            'expected it to contain "Hello World", the nearest is line 2: "Hello Word"',
+        ),
+        (Match(contains="x"), "a\nb", 'expected it to contain "x", got "a\\nb"'),
         (Match(matches="^ello"), "Hello", 'expected it to match ^ello, got "Hello"'),
         (Match(equals="Hullo"), "Hello\n", 'expected exactly "Hullo", got "Hello"'),
-        (Match(equals="a\nb\nc"), "a\nx\nc", "it is not exactly as expected:\n--- expected\n+++ actual\n"),
+        (Match(equals="a\nb\nc"), "a\nx\nc", "it is not exactly as expected\n--- expected\n+++ actual\n"),
         (Match(json={"a": {"b": 1}}), '{"a": {"b": 2}}', "$.a.b: expected 1, got 2"),
         (Match(json={"a": 1}), '{"b": 1}', "$.a: expected 1, but there is no such key (there is b)"),
         (Match(json=[1]), "[1, 2]", "$: expected 1 items, got 2: [1, 2]"),

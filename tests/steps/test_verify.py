@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from runner import masking
 from runner.errors import Cancelled, StepFailed, TimedOut
 from runner.steps import verify
 from runner.steps.kind import Files
@@ -207,6 +208,26 @@ def test_redirects(context: FakeContext, follow: bool, status: int) -> None:
         assert (path, headers.get("Authorization"), headers.get("X-Other")) == ("/there", None, "1")
 
 
+def test_addresses_beyond_ascii(context: FakeContext) -> None:
+    """They are sent as browsers send them."""
+    with serving(hello) as server:
+        run(context, url=f"{server.url}/grüße?q=ä%20b#part")
+
+    assert server.asked[0][1] == "/gr%C3%BC%C3%9Fe?q=%C3%A4%20b"
+
+
+def test_credentials(context: FakeContext) -> None:
+    """They are sent, and masked wherever they are repeated."""
+    basic = {"username": "me", "password": "geheim-4711"}
+    with serving(hello) as server:
+        run(context, url=server.url, request={"auth": {"basic": basic}})
+        run(context, url=server.url, request={"auth": {"bearer": "sesam-4711"}})
+
+    sent = [headers["Authorization"] for _, _, headers, _ in server.asked]
+    assert sent == ["Basic bWU6Z2VoZWltLTQ3MTE=", "Bearer sesam-4711"]
+    assert masking.mask(f"{sent} geheim-4711") == "['Basic ***', 'Bearer ***'] ***"
+
+
 def test_endless_redirects(context: FakeContext) -> None:
     """A circle ends."""
     circle = serving(lambda handler: handler.say(302, Location="/"))
@@ -314,6 +335,32 @@ class TestCheck:
             ({"url": "http://"}, "it names no host"),
             ({"url": "http://a/b c"}, "it has a space"),
             ({"url": "http://a:99999"}, "Port out of range"),
+            ({"url": "http://me:secret@a/"}, "it has credentials in it"),
+            ({"tcp": "::1:80"}, "'::1:80' is not an address"),
+            (
+                {"tcp": "a:1", "request": {"method": "GET"}},
+                "`method` belongs to HTTP",
+            ),
+            ({"url": "https://a", "request": {"auth": {}}}, "credentials are `basic` or `bearer`, one of them"),
+            (
+                {"url": "https://a", "request": {"auth": {"bearer": "x"}}},
+                "everybody who reads this file",
+            ),
+            (
+                {"url": "http://a", "request": {"auth": {"bearer": "${{ x }}"}, "headers": {"authorization": "y"}}},
+                "`auth` sets this field, too",
+            ),
+            ({"url": "http://a", "request": {"method": "POST"}, "consecutive": 2}, "every POST may have its effect"),
+            (
+                {"url": "http://a", "request": {"method": "PATCH"}, "throughout": "1s"},
+                "every PATCH may have",
+            ),
+            ({"url": "http://a", "max_failures": 1}, "there is none"),
+            ({"url": "http://a", "throughout": []}, "there are no steps to ask throughout of"),
+            ({"url": "http://a", "tls": {"insecure": True}}, "`tls` is for https, and the URL begins with http:"),
+            ({"url": "https://a", "tls": {"ca": "none.pem"}}, "there is no file none.pem"),
+            ({"url": "https://a", "tls": {"key": "none.pem"}}, "give `cert`, too"),
+            ({"url": "https://a", "tls": {"ca": "a", "insecure": True}}, "`insecure` trusts any certificate"),
             ({"url": "http://a", "matches": "("}, "this regular expression is not valid"),
             ({"url": "http://a", "headers": {"X": {"matches": "("}}}, "this regular expression is not valid"),
             ({"url": "http://a", "request": {"json": 1, "form": {}}}, "a request has one body: `json` or `form`"),
