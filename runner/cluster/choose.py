@@ -85,7 +85,13 @@ def reopen(engine: str, folder: Path, deadline: Deadline, sockets: Callable[[], 
         return podman.start(folder, deadline, sockets)
     from runner.cluster.kubectl import Kubectl
 
-    return Kubectl(kubeconfig.pinned(folder), kubeconfig.pinned_path(folder), sockets())
+    cluster = Kubectl(kubeconfig.pinned(folder), kubeconfig.pinned_path(folder), sockets())
+    try:
+        cluster.settle(deadline)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
 
 
 def _connect(
@@ -107,6 +113,7 @@ def _connect(
         raise
     try:
         meanwhile()
+        cluster.settle(deadline)
         cluster.verdict = guard.judge(selected, lambda: _nodes(cluster, selected, deadline), _runner(deadline))
         if not cluster.verdict.local:
             if not (choice.context and choice.named):

@@ -28,14 +28,18 @@ class Unreachable(StepFailed):
 
 class ApiError(StepFailed):
     """An answer that is not a success. `reason` is the API server's word (`NotFound`, `Forbidden`, …); `retry_after`
-    the seconds after which it wants to be asked again (0: it did not say).
+    the seconds after which it wants to be asked again (0: it did not say). `of_gateway`: not the API server says so,
+    but what stands before it and does not reach it (kubectl proxy: 500 and plain text).
     """
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, retry_after: float = 0.0, *, of_gateway: bool = False
+    ) -> None:
         hint = "ask for the permission, or use another user" if status == http.client.FORBIDDEN else ""
         super().__init__(message, reason=reason, hint=hint)
         self.status = status
         self.retry_after = retry_after
+        self.of_gateway = of_gateway
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -78,7 +82,7 @@ class Api:
 
         A request on a connection that the other side had closed in the meantime is sent again on a new one, once.
         """
-        return _parsed(self._send(method, path, deadline, body, headers, within) or b"null")
+        return parsed(self._send(method, path, deadline, body, headers, within) or b"null")
 
     def text(self, path: str, deadline: Deadline, within: float = FOREVER) -> str:
         """An answer that is not JSON, such as a log."""
@@ -162,7 +166,7 @@ class Api:
                     *lines, rest = (rest + piece).split(b"\n")
                     for line in lines:
                         deadline.check()
-                        yield _parsed(line)
+                        yield parsed(line)
                 if rest:
                     raise http.client.IncompleteRead(rest)
         except (OSError, http.client.HTTPException) as error:
@@ -225,7 +229,8 @@ def _next(sock: socket.socket, response: http.client.HTTPResponse, timeout: floa
     return response.read1(_CHUNK)
 
 
-def _parsed(text: bytes) -> Any:
+def parsed(text: bytes) -> Any:
+    """JSON; raises `Unreachable` for anything else."""
     try:
         return json.loads(text)
     except ValueError:
@@ -258,4 +263,5 @@ def _checked(response: http.client.HTTPResponse, text: bytes) -> bytes:
     if isinstance(data, dict):
         words = data.get("message") or str(data.get("cause", ""))
         raise ApiError(status, data.get("reason") or str(status), words, after)
-    raise ApiError(status, str(status), text.decode("utf-8", "replace").strip(), after)
+    of_gateway = status >= http.client.INTERNAL_SERVER_ERROR
+    raise ApiError(status, str(status), text.decode("utf-8", "replace").strip(), after, of_gateway=of_gateway)

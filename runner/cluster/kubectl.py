@@ -25,7 +25,7 @@ from runner.cluster.protocol import (
 )
 from runner.cluster.proxy import Proxy
 from runner.deadline import Deadline
-from runner.errors import RunnerError
+from runner.errors import CannotStart, RunnerError
 from runner.journal import Undo
 from runner.shell import Command
 
@@ -171,6 +171,20 @@ class Kubectl(Observer):
         look = f"is it running? kubectl --context={selected.context} get --raw=/readyz --request-timeout=5s"
         patience = Patience(selected.server, look, report)
         super().__init__(Api(self._proxy.path), patience, selected.namespace or "default")
+
+    def settle(self, deadline: Deadline) -> None:
+        """Find out whether the proxy starts; without it each look at the cluster is a kubectl process."""
+        try:
+            self._proxy.path(deadline)
+        except CannotStart as error:
+            from runner.cluster.raw import RawApi
+
+            self._proxy.close()
+            self.api.close()
+            self.api = RawApi(self.environment)
+            hint = "it works, but slower; kubectl proxy --unix-socket=/tmp/test.sock shows what is wrong"
+            message = f"{error.message}; so every look at the cluster is a kubectl process of its own"
+            self.patience.report("warning", message=message, hint=hint)
 
     # -- changing -----------------------------------------------------------------------------------------------
 

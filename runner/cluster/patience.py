@@ -24,7 +24,7 @@ BOUNDED_ATTEMPTS: Final = 6
 _QUIET_SECONDS: Final = 10.0
 """The same trouble is a warning once in this time; between, it is told with -v only."""
 _PERMANENT: Final = re.compile(r"x509: |tls: |getting credentials")
-"""Words of kubectl proxy (502) after which another try is pointless."""
+"""Words of kubectl proxy after which another try is pointless."""
 _NOBODY: Final = re.compile(r"connection refused|no such host|no route to host")
 STABLE_SECONDS: Final = 1.0
 """A watch that lived this long was good."""
@@ -62,9 +62,8 @@ _BY_STATUS: Final = {
     410: Rule("expired version"),
     429: Rule("too many requests"),
     500: Rule("internal error", BOUNDED_ATTEMPTS),
-    502: Rule("bad gateway"),
     503: Rule("unavailable"),
-    504: Rule("gateway timeout"),
+    504: Rule("timeout in the server"),
 }
 
 
@@ -75,10 +74,9 @@ def rule_of(error: ApiError | Unreachable, *, known: bool = True) -> Rule | None
     """
     if isinstance(error, Unreachable):
         return Rule(error.reason, BOUNDED_ATTEMPTS if error.reason == "unreadable answer" else 0)
-    if _PERMANENT.search(error.message) or (not known and _NOBODY.search(error.message)):
-        return None
-    if error.status == 500 and _NOBODY.search(error.message):  # noqa: PLR2004 - kubectl proxy's own, of some paths
-        return _BY_STATUS[502]
+    if error.of_gateway:
+        hopeless = _PERMANENT.search(error.message) or (not known and _NOBODY.search(error.message))
+        return None if hopeless else Rule("bad gateway")
     return _BY_STATUS.get(error.status)
 
 
@@ -106,7 +104,7 @@ class Patience:
     def __init__(self, server: str, hint: str, report: Report) -> None:
         self.server = server
         self._hint = hint
-        self._report = report
+        self.report = report
         self._lock = threading.Lock()
         self._warned: dict[str, float] = {}
         self.known = False
@@ -132,7 +130,8 @@ class Patience:
 
     def verdict(self, error: ApiError | Unreachable) -> StepFailed:
         """Which server, what came of asking it, what to type."""
-        words = f"answers {error.status}" if isinstance(error, ApiError) else "does not answer"
+        answers = isinstance(error, ApiError) and not error.of_gateway and error.status
+        words = f"answers {answers}" if answers else "does not answer"
         return StepFailed(
             f"the API server {self.server} {words}: {error.message}", hint=self._hint, reason="unreachable"
         )
@@ -144,7 +143,7 @@ class Patience:
             aloud = rule.name != "expired version" and now - self._warned.get(rule.name, -now) > _QUIET_SECONDS
             if aloud:
                 self._warned[rule.name] = now
-        self._report(
+        self.report(
             "request retried",
             level="warning" if aloud else "debug",
             request=what,

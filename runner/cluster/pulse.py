@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Final
 
 from runner.cluster.http import ApiError, Unreachable
@@ -15,7 +16,6 @@ from runner.errors import RunnerError
 EVERY_SECONDS: Final = 3.0
 OVERDUE_SECONDS: Final = 150.0
 """API servers send each watch a bookmark about once a minute; one that is silent for longer is opened again."""
-_GATEWAY: Final = frozenset({502, 503, 504})
 
 
 class Ear:
@@ -87,7 +87,7 @@ class Pulse:
             try:
                 self._probe(deadline)
             except ApiError as error:
-                return error.message if error.status in _GATEWAY else ""
+                return error.message if error.of_gateway or error.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
             except RunnerError as error:
                 return error.message if isinstance(error, Unreachable) else f"no answer within {self._every:g} s"
         return ""

@@ -271,6 +271,18 @@ def status(code: int, reason: str = "", message: str = "", **headers: str) -> Fa
     return lambda handler: handler.answer(code, _status(code, reason, message or f"failure {code}"), **headers)
 
 
+def plain(code: int, text: str) -> Fault:
+    """What kubectl proxy says when it does not reach the API server."""
+
+    def fault(handler: _Handler) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text.encode())
+
+    return fault
+
+
 def reset(handler: _Handler) -> None:
     """The connection ends without an answer."""
     handler.close_connection = True

@@ -95,7 +95,7 @@ def test_all_objects_now_and_after_every_change(api: FakeApi, follow: Callable[.
         fake_api.garbage,
         fake_api.status(429),
         fake_api.status(500),
-        fake_api.status(502, "", "error trying to reach service: dial tcp 10.0.0.1:6443: connect: connection refused"),
+        fake_api.plain(500, "error trying to reach service: dial tcp 10.0.0.1:6443: connect: connection refused"),
         fake_api.status(503),
         fake_api.event(type="BOOKMARK", object={"metadata": {"resourceVersion": "101"}}),
     ],
@@ -277,9 +277,9 @@ def test_watch_without_bookmarks_is_opened_again(
         (fake_api.garbage, "unreadable answer"),
         (fake_api.status(429), "too many requests"),
         (fake_api.status(500), "internal error"),
-        (fake_api.status(502, "", "connection refused"), "bad gateway"),
+        (fake_api.plain(500, "connection refused"), "bad gateway"),
         (fake_api.status(503), "unavailable"),
-        (fake_api.status(504), "gateway timeout"),
+        (fake_api.status(504), "timeout in the server"),
     ],
 )
 def test_what_heals_is_asked_again(
@@ -333,14 +333,14 @@ def test_retry_after_is_honoured(api: FakeApi, cluster: Kubectl) -> None:
 
 def test_bad_certificate_is_no_passing_fault(api: FakeApi, cluster: Kubectl) -> None:
     cluster.patience.known = True
-    api.fault(fake_api.status(502, "", "tls: failed to verify certificate: x509: certificate signed by unknown"))
+    api.fault(fake_api.plain(500, "tls: failed to verify certificate: x509: certificate signed by unknown"))
     with pytest.raises(ApiError, match="x509"):
         cluster.nodes(Deadline(20))
 
 
 def test_server_that_never_answered_is_not_waited_for(api: FakeApi, cluster: Kubectl) -> None:
     """A cluster that is not running is said at once; one that ran a moment ago may come back."""
-    refused = fake_api.status(502, "", "error trying to reach service: dial tcp: connect: connection refused")
+    refused = fake_api.plain(500, "error trying to reach service: dial tcp: connect: connection refused")
     api.fault(refused)
     with pytest.raises(ApiError, match="connection refused"):
         cluster.nodes(Deadline(20))
