@@ -14,22 +14,18 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("app_image")]
 
 Flow = Callable[[str], tuple[int, dict[str, Any]]]
 
-# Told to end, it answers one more request (not one of kubelet's) before: a program that shuts down gracefully.
+# Told to end, it serves for two more seconds: a program that shuts down gracefully.
 GRACEFUL = """
-import http.server, signal
+import http.server, os, signal
 class Hello(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", "6")
         self.end_headers()
         self.wfile.write(b"Hello\\n")
-        self.server.over = ending and self.path == "/"
-ending = []
-signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
-server = http.server.HTTPServer(("", 5000), Hello)
-server.over = False
-while not server.over:
-    server.handle_request()
+signal.signal(signal.SIGTERM, lambda *_: signal.alarm(2))
+signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+http.server.HTTPServer(("", 5000), Hello).serve_forever()
 """
 # It says 500 and what is wrong, and ends.
 CRASHING = """
@@ -105,6 +101,8 @@ def test_rollouts_and_the_service_behind(flow: Flow) -> None:
                 - run: kubectl rollout restart deployment/web
                 - run: kubectl rollout status deployment/web --timeout=1m
                 - verify: {url: "${{ steps.web.outputs.url }}", consecutive: 3}
+                - name: The old Pod is gone
+                  run: until [ "$(kubectl get pod --selector=app=web --output=name | wc -l)" = 1 ]; do sleep 0.2; done
           - run: kubectl patch deployment/web --patch '{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}'
           - id: recreate
             continue_on_error: true
@@ -131,6 +129,7 @@ def test_rollouts_and_the_service_behind(flow: Flow) -> None:
     assert rolling["status"] == "success", json.dumps(report, indent=1)
     assert "all as expected" in rolling["shown"]
     assert rolling["outputs"]["attempts"] > 10
+    assert "forward restarted" in report["stderr"]
 
     assert "of them failed" in recreate["message"]
     assert "without a good answer at the longest, from " in recreate["message"]
@@ -158,4 +157,4 @@ def test_crashing_pod_behind_the_port(flow: Flow) -> None:
     assert code == 1
     assert "pod/crasher " in failure["hint"], json.dumps(failure, indent=1)
     assert "restarted" in failure["hint"]
-    assert "last log lines of container app" in failure["details"], failure["details"]
+    assert "the config has no key `database`" in failure["details"], failure["details"]
