@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+from runner.cluster.pods import condition, containers, exit_words, troubles
 from runner.cluster.protocol import Selection, selector_of
+from runner.cluster.reasons import name_of
 from runner.deadline import Deadline
 from runner.errors import RunnerError
 
@@ -62,33 +64,20 @@ def _now(context: Context, selection: Selection, deadline: Deadline) -> list[Obj
 
 
 def _trouble(pods: list[Object]) -> str:
-    """What is wrong with the first Pod that is not well, in a sentence; nothing when all are."""
+    """What is wrong with the first Pod that is not well, and where to look; nothing when all are."""
     for pod in pods:
-        name = f"pod/{pod['metadata']['name']}"
-        if "deletionTimestamp" in pod["metadata"]:
+        name = name_of(pod)
+        if pod["metadata"].get("deletionTimestamp"):
             return f"{name} is being deleted"
-        for container in (pod.get("status") or {}).get("containerStatuses") or ():
-            if words := _container_trouble(container):
-                return f"{name} {words}"
+        for trouble in troubles(pod):
+            return f"{trouble.sentence}; {trouble.look}"
+        for container in containers(pod):
+            if container.restarts:
+                return f"{name}: {container.words} was started again{exit_words(container)}"
         if not _is_ready(pod):
             return f"{name} is not ready"
     return ""
 
 
-def _container_trouble(container: Object) -> str:
-    state = container.get("state") or {}
-    reason = (state.get("waiting") or {}).get("reason", "")
-    restarts = container.get("restartCount") or 0
-    times = f"restarted {'once' if restarts == 1 else f'{restarts} times'}"
-    if reason and reason != "ContainerCreating":
-        words = f"waits in {reason}"
-    elif "terminated" in state:
-        words = f"ended with exit code {state['terminated'].get('exitCode')}"
-    else:
-        return f"was {times}" if restarts else ""
-    return f"{words}, {times}" if restarts else words
-
-
 def _is_ready(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return condition(pod, "Ready").get("status") == "True"

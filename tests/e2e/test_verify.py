@@ -155,6 +155,7 @@ def test_crashing_pod_behind_the_port(flow: Flow) -> None:
 
     failure = report["steps"][-1]["failure"]
     assert code == 1
-    assert "pod/crasher " in failure["hint"], json.dumps(failure, indent=1)
-    assert "restarted" in failure["hint"]
+    assert "pod/crasher: container app: CrashLoopBackOff: " in failure["hint"], json.dumps(failure, indent=1)
+    assert "exit code 3, started again " in failure["hint"]
+    assert "; kubectl logs pod/crasher " in failure["hint"]
     assert "the config has no key `database`" in failure["details"], failure["details"]
