@@ -119,12 +119,19 @@ def _of_container(pod: Object, container: Container) -> Iterator[Trouble]:
             yield Trouble("RunContainerError", pod, container.name, _last_words(ended.get("message") or ""))
         elif ended.get("exitCode"):
             comes_back = (pod.get("spec") or {}).get("restartPolicy", "Always") != "Never"
-            reason = "CrashLoopBackOff" if comes_back else "ContainerFailed"
+            reason = (
+                "CrashLoopBackOff" if comes_back else "PodFailed" if _is_over(pod, container) else "ContainerFailed"
+            )
             # kubelet calls it so only seconds after the second crash, when it has come to the end of its pause.
             first = not container.restarts or _lived(ended) > SHORT_LIFE
             yield Trouble(reason, pod, container.name, _crash_words(container), resting=comes_back and first)
     elif container.restarts and container.ended.get("exitCode") and unready_for(pod)[0]:
         yield Trouble("CrashLoopBackOff", pod, container.name, _crash_words(container), resting=True)
+
+
+def _is_over(pod: Object, failed: Container) -> bool:
+    """Whether nothing of a Pod runs any more whose container failed for good: the next moment it says so itself."""
+    return failed.init or all(each.state("terminated") is not None for each in containers(pod) if not each.init)
 
 
 def _lived(ended: Mapping[str, Any]) -> float:

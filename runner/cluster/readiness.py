@@ -28,13 +28,15 @@ class Verdict:
     """What an object's state means for a wait: done or not yet, and one sentence on why not yet.
 
     `troubles` are what stands in its way; whether one is hopeless depends on how long it lasts. `again` is after how
-    many seconds the same state must be judged anew, because only time is missing.
+    many seconds the same state must be judged anew, because only time is missing. `known` is False while answers of
+    the cluster are awaited.
     """
 
     state: Literal["done", "pending"]
     sentence: str = ""
     troubles: tuple[Trouble, ...] = ()
     again: float | None = None
+    known: bool = True
 
     @property
     def hopeless(self) -> Trouble | None:
@@ -63,7 +65,9 @@ _NOTHING: Final = Around()
 # Who waits for one of these waits for a failure: what looks like trouble then leads there.
 _BAD: Final = frozenset({"failed", "failuretarget", "stalled", "replicafailure", "disruptiontarget", "degraded"})
 # A Job counts the failures of its Pods itself, and decides (`backoffLimit`).
-_COUNTED_BY_JOBS: Final = frozenset({"CrashLoopBackOff", "OOMKilled", "ContainerFailed", "RunContainerError"})
+_COUNTED_BY_JOBS: Final = frozenset(
+    {"CrashLoopBackOff", "OOMKilled", "ContainerFailed", "PodFailed", "RunContainerError"}
+)
 
 Rule = Callable[["Object", Around], Verdict]
 
@@ -86,7 +90,7 @@ def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
     rules = _COMPLETE if until == "complete" else _READY
     verdict = _of_any_kind(item) or rules.get(item.get("kind", ""), rules[""])(item, around)
     if verdict.state == "done" and not around.complete:
-        return Verdict("pending", f"{name_of(item)}: is looked at")
+        return Verdict("pending", f"{name_of(item)}: is looked at", known=False)
     if verdict.state == "done" or verdict.troubles:
         return verdict
     return Verdict("pending", verdict.sentence, tuple(obstacles(item, around)), verdict.again)

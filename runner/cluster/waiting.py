@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A reader of a log wants to see that the wait is alive, and on what it waits.
 HEARTBEAT: Final = 10.0
+# Before, it is not worth saying that the cluster has not answered yet.
+_FIRST_ANSWERS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +115,20 @@ class _Wait:
         self._known: dict[tuple[Selection, str], Object] = {}
         self._indexed: dict[Hashable, tuple[Sequence[Object], Mapping[Any, Sequence[Object]]]] = {}
         self._said = ""
-        self._said_at = 0.0
-        self._began = time.monotonic()
+        self._began = self._said_at = time.monotonic()
 
     def run(self) -> list[Object]:
         for selection in self._selections:
             self._vigil.follow(selection, partial(self._cluster.watch, selection))
         items: list[_Item] = []
         try:
-            self._vigil.pause(1.0)  # the first answer comes within milliseconds, and is worth more than "no answer yet"
             while True:
                 items = list(self._items())
                 if self._reached(items):
                     return [item.object for item in items if item.object]
                 self._check_hope(items)
-                self._say(self._summary(items))
+                if all(item.verdict.known for item in items) or time.monotonic() > self._began + _FIRST_ANSWERS:
+                    self._say(self._summary(items))
                 self._vigil.pause(self._until_next_look(items))
         except TimedOut:
             raise self._timed_out(items) from None
@@ -135,7 +136,8 @@ class _Wait:
     def _until_next_look(self, items: Sequence[_Item]) -> float:
         """Seconds until something changes although nothing happens."""
         again = min((item.verdict.again for item in items if item.verdict.again), default=HEARTBEAT)
-        return max(0.01, min(self._tolerance.next, again, self._said_at + HEARTBEAT - time.monotonic()))
+        alive = self._said_at + (HEARTBEAT if self._said else _FIRST_ANSWERS) - time.monotonic()
+        return max(0.01, min(self._tolerance.next, again, alive))
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -143,7 +145,7 @@ class _Wait:
         for selection in self._selections:
             found = self._vigil.seen(selection)
             if found is None:
-                yield _Item(Verdict("pending", f"{selection}: no answer yet"), None, selection)
+                yield _Item(Verdict("pending", f"{selection}: no answer yet", known=False), None, selection)
                 continue
             by_name = {item["metadata"]["name"]: item for item in found}
             for name in selection.names or by_name:

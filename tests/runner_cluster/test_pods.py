@@ -164,7 +164,7 @@ def test_crash_loop_goes_on_while_the_container_runs_again(monkeypatch: pytest.M
         (0, 1, "Always", "CrashLoopBackOff", True),
         (1, 1, "Always", "CrashLoopBackOff", False),
         (1, 3600, "Always", "CrashLoopBackOff", True),
-        (0, 1, "Never", "ContainerFailed", False),
+        (0, 1, "Never", "PodFailed", False),
     ],
 )
 def test_container_that_just_ended(restarts: int, lived: int, policy: str, reason: str, resting: bool) -> None:
@@ -180,6 +180,16 @@ def test_container_that_just_ended(restarts: int, lived: int, policy: str, reaso
     (trouble,) = troubles(pod)
 
     assert (trouble.reason, trouble.resting) == (reason, resting)
+
+
+def test_one_of_two_containers_that_failed_for_good() -> None:
+    """The Pod goes on, and will never be ready."""
+    pod = recorded("pod/fails")
+    pod["status"]["phase"] = "Running"
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "Error"
+    pod["status"]["containerStatuses"].append({"name": "other", "state": {"running": {}}, "ready": True})
+
+    assert [trouble.reason for trouble in troubles(pod)] == ["ContainerFailed"]
 
 
 Change = Callable[[dict[str, Any]], Any]
