@@ -484,6 +484,7 @@ class StepContext:
         self.path = path
         self.run_id = run.id
         kept = bool(step and step.keep) or execution.policy == "always"
+        self.allowed = workflow.allowed
         self.lifetime = 0.0 if kept else (run.timeout or workflow.timeout) + AFTERMATH
         self._folder = run.folder / STEPS / f"{workflow.name}.{path}".replace("/", "_")
         self.workflow_folder = workflow.folder

@@ -88,7 +88,10 @@ class Expression(msgspec.Struct, frozen=True):
             raise EvaluationError(self.source, _plain_words(str(error))) from None
         if value.type().name() == "ERROR":
             raise EvaluationError(self.source, _plain_words(str(value.value())))
-        return _plain(value.plain_value())
+        try:
+            return _plain(value.plain_value())
+        except TypeError:  # so says the library when the memory is not enough
+            raise EvaluationError(self.source, "its value is too large") from None
 
 
 class Template(msgspec.Struct, frozen=True):

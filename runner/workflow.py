@@ -33,7 +33,7 @@ SECTIONS: Final = ("steps", "on_failure", "finally")
 DEFAULT_TIMEOUT: Final = "15m"
 MOST_STEPS: Final = 1000
 MOST_EXPRESSIONS: Final = 5000
-MOST_PROBLEMS: Final = 1000
+MOST_PROBLEMS: Final = 200
 RUN_FACTS: Final = ("id", "namespace", "engine", "context")
 
 Keep = Literal["never", "on_failure", "always"]
@@ -97,6 +97,15 @@ class ClusterSpec(Args, frozen=True):
     engine: Annotated[
         Literal["auto", "kubectl", "podman"], Meta(description="What runs the manifests.", extra_json_schema=_STATIC)
     ] = "auto"
+    allow: Annotated[
+        tuple[Literal["system_namespaces", "cluster_scoped_delete"], ...],
+        Meta(
+            description="What is refused otherwise: writes to `kube-system`, `kube-public` and `kube-node-lease` "
+            "(`system_namespaces`); deleting objects without a namespace that the run did not make, such as "
+            "Namespaces and ClusterRoles (`cluster_scoped_delete`).",
+            extra_json_schema=_STATIC,
+        ),
+    ] = ()
 
 
 class RetrySpec(Args, frozen=True):
@@ -276,6 +285,7 @@ class Workflow(msgspec.Struct, frozen=True):
     namespace: Namespace
     context: Any
     engine: str
+    allowed: frozenset[str]
     timeout: float
     keep: str
     steps: tuple[Step, ...]
@@ -399,6 +409,9 @@ class _Builder:
         self.root = Path(self.folder.anchor) if outside else repository_of(self.folder)
         self.expressions = 0
         self.secrets: dict[str, str] = {}
+        self.namespace = ""
+        self.allowed: frozenset[str] = frozenset()
+        self.applies = False
         self.kinds = kinds
         self.problems: list[Problem] = []
         self.variables = {"env": "environment", **{f"run.{name}": "string" for name in RUN_FACTS}}
@@ -412,6 +425,10 @@ class _Builder:
         namespace = self._namespace(data.get("namespace"))
         cluster = data.get("cluster") if isinstance(data.get("cluster"), Mapping) else {}
         context = self._template(cluster.get("context", ""), ("cluster", "context"))
+        allow = cluster.get("allow")
+        self.allowed = frozenset(map(str, allow)) if isinstance(allow, list) else frozenset()
+        self.namespace = namespace.name if isinstance(namespace.name, str) else ""
+        self.applies = namespace.create or bool(namespace.generate)
         self._check_timeouts(data.get("timeouts"))
         self._collect_ids(data)
         sections = {name: self._list(data.get(name), (name,), name) for name in SECTIONS}
@@ -429,6 +446,7 @@ class _Builder:
             namespace=namespace,
             context=context,
             engine=cluster.get("engine", "auto"),
+            allowed=self.allowed,
             timeout=seconds(data.get("timeout", DEFAULT_TIMEOUT)),
             keep=data.get("keep", "never"),
             steps=sections["steps"],
@@ -550,7 +568,8 @@ class _Builder:
         for name in PINNED & env.keys() if kind.NAME != "run" else ():
             hint = "choose it with `cluster: {context: …}` or --context"
             self._add((*path, "env", name), f"{name} would send this step to another cluster", hint, at_key=True)
-        arguments, template, compiled = self._arguments(kind, data[kind.NAME], (*path, kind.NAME))
+        namespace = common["namespace"] if isinstance(common["namespace"], str) else ""
+        arguments, template, compiled = self._arguments(kind, data[kind.NAME], (*path, kind.NAME), namespace)
         faulty = self._has_error_below((*path, kind.NAME), nested_keys(kind.Args))
         retry = self._retry(kind, data.get("retry"), (*path, "retry"))
         id_ = data.get("id", "")
@@ -590,7 +609,7 @@ class _Builder:
         )
 
     def _arguments(
-        self, kind: Kind, value: Any, path: tuple[str | int, ...]
+        self, kind: Kind, value: Any, path: tuple[str | int, ...], namespace: str
     ) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Expression]]:
         """(the arguments as written with the short form unfolded, their template, their bare CEL compiled)."""
         folded = not isinstance(value, Mapping)
@@ -612,13 +631,22 @@ class _Builder:
             else:
                 template[key] = self._template(item, place)
         if not self._has_error_below(path, nested_keys(kind.Args)):
-            for fault in kind.check(data, self._files()):
+            for fault in kind.check(data, self._files(namespace)):
                 self._fault(fault, path, folded=folded)
             self.made.update(str(item) for item in data.get("generates") or ())
+        self.applies = self.applies or kind.NAME == "apply"
         return data, template, compiled
 
-    def _files(self) -> Files:
-        return Files(self.folder, self.root, frozenset(self.made), self._secret_in)
+    def _files(self, namespace: str) -> Files:
+        return Files(
+            self.folder,
+            self.root,
+            frozenset(self.made),
+            self._secret_in,
+            namespace=namespace or self.namespace,
+            allowed=self.allowed,
+            applies=self.applies,
+        )
 
     def _secret_in(self, text: str) -> str:
         """The first secret that expressions in a text insert: an input, a var made of one, a variable by its name."""
@@ -747,8 +775,8 @@ class _Builder:
             if not piece.is_expression:
                 parts.append(piece.source)
                 continue
-            start = self.document.place(path, value, piece.offset - 3)
             if not piece.complete:
+                start = self.document.place(path, value, piece.offset - 3)
                 self._add_at(start, "this `${{` is never closed", "end it with `}}`")
                 continue
             compiled = self._compile(piece.source, path, self.variables, (value, piece.offset))

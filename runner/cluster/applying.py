@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from runner.cluster import deletion, ownership, phases
+from runner.cluster import deletion, ownership, permission, phases
 from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.insistence import Insistence
@@ -151,6 +151,7 @@ class _Work:
         resource = self._resource(object_)
         place = (meta.get("namespace") or self.namespace or self.cluster.namespace) if resource.namespaced else ""
         ref = Ref(resource.kind, meta["name"], place, resource.group_version)
+        permission.to_write(ref.kind, ref.name, place, self.hand.allowed)
         live = self.cluster.find(resource, place, ref.name, self.hand.deadline)
         if live and "deletionTimestamp" in live["metadata"]:
             self.hand.waiting(f"{ref} of before to be gone")

@@ -126,6 +126,9 @@ class RemovingHand(Protocol):
 class Hand(RemovingHand, Protocol):
     """What a cluster needs from the step on whose behalf it acts; `steps.kind.Context` is one."""
 
+    allowed: frozenset[str]
+    """What the workflow says in `cluster.allow`."""
+
     lifetime: float
     """How many seconds from now on the run can be alive at most; 0 for what is to be kept."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner.cluster import deletion, kubectl_errors
+from runner.cluster import deletion, kubectl_errors, ownership, permission
 from runner.cluster.discovery import Resource
 from runner.cluster.insistence import Insistence
 from runner.cluster.protocol import Hand, Object, Ref
@@ -37,6 +37,9 @@ def delete(
             existing.append((Ref(resource.kind, ref.name, place, resource.group_version), resource, live))
         elif not ignore_not_found:
             raise StepFailed(f"{ref} does not exist", reason="NotFound", hint="ignore_not_found: true allows that")
+    for ref, _, live in existing:
+        ours = ownership.run_of(live) == hand.run_id
+        permission.to_delete(ref.kind, ref.name, ref.namespace, hand.allowed, ours=ours)
     members = [
         member for _, resource, live in existing for member in deletion.family(cluster, resource, live, hand.deadline)
     ]

@@ -199,7 +199,7 @@ def render(
 ) -> str:
     """The whole script. `namespace` and `context` may be empty: then the context's own, and the current one."""
     writer = _Script(workflow, planned, engine, namespace, context, options)
-    return "\n".join(writer.lines()) + "\n"
+    return _UNSEEN.sub(_in_octal, "\n".join(writer.lines())) + "\n"
 
 
 class _Script:
@@ -493,4 +493,13 @@ def _relative(path: Path) -> str:
 def _comment(text: str) -> str:
     """Text that is safe behind a `#`."""
     spelled = SYMBOL.sub(lambda match: match.group(1), text)
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", spelled).replace(OPEN, "").replace(CLOSE, "")
+    return _UNSEEN.sub(" ", re.sub(r"\s+", " ", spelled)).replace(OPEN, "").replace(CLOSE, "")
+
+
+# Characters that do not show, or change how others show: whoever reads the script must see what it does.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def _in_octal(found: re.Match[str]) -> str:
+    """Such a character inside of single quotes, where `shlex` puts it."""
+    return "'$'" + "".join(f"\\{byte:03o}" for byte in found[0].encode()) + "''"

@@ -74,11 +74,23 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     if (target is None) == (file is None):
         yield Fault((), "`delete` needs `target` or `file`, one of them")
     if file is not None:
-        yield from manifests.faults(file, files, "file")
+        yield from manifests.faults(file, files, "file", deleting=True)
     elif isinstance(target, str) and kind.is_file(target):
-        yield from manifests.faults(target, files, "target")
+        yield from manifests.faults(target, files, "target", deleting=True)
     elif target is not None:
         yield from kind.target_faults(target, ("target",))
+        yield from _not_allowed(target, files)
+
+
+def _not_allowed(target: Any, files: Files) -> Iterable[Fault]:
+    if isinstance(target, Mapping):
+        what, name, namespace = (str(target.get(key) or "") for key in ("kind", "name", "namespace"))
+        yield from kind.not_allowed(what, name or "…", namespace, files, ("target",), deleting=True)
+    else:
+        for index, reference in enumerate(target) if isinstance(target, list) else [(-1, target)]:
+            what, _, name = str(reference).partition("/")
+            place = ("target",) if index < 0 else ("target", index)
+            yield from kind.not_allowed(what, name, "", files, place, deleting=True)
 
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:

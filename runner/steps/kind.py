@@ -114,6 +114,12 @@ class Files(msgspec.Struct, frozen=True):
     made: frozenset[str] = frozenset()
     secret: Callable[[str], str] = lambda _: ""
     """The secret that the expressions in a text insert (`inputs.password`), or an empty text."""
+    namespace: str = ""
+    """Where the step's objects are as far as the file says it."""
+    allowed: frozenset[str] = frozenset()
+    """What the workflow says in `cluster.allow`."""
+    applies: bool = False
+    """Whether the run may have made objects before this step."""
 
 
 def _no_builder(preferred: str) -> Builder:
@@ -168,6 +174,7 @@ class Context(Protocol):
 
     run_id: str
     lifetime: float
+    allowed: frozenset[str]
     workflow_folder: Path
     namespace: str
 
@@ -315,6 +322,25 @@ def nested_keys(args: type[msgspec.Struct]) -> tuple[str, ...]:
 
 def _holds_steps(annotation: Any) -> bool:
     return annotation == Steps or any(map(_holds_steps, get_args(annotation)))
+
+
+def not_allowed(
+    kind: str, name: str, namespace: str, files: Files, place: tuple[str | int, ...], *, deleting: bool
+) -> Iterable[Fault]:
+    """Faults of an object that the workflow must say it may change (or delete), as far as the file tells."""
+    from runner.cluster import permission
+
+    cluster_scoped = permission.is_cluster_scoped(kind)
+    of = "" if cluster_scoped else namespace or files.namespace
+    if wrong := permission.missing_for_write(kind, name, of, files.allowed):
+        yield Fault(place, wrong, permission.hint(permission.SYSTEM_NAMESPACES))
+    elif (
+        deleting
+        and cluster_scoped
+        and not files.applies
+        and (wrong := permission.missing_for_delete(kind, name, files.allowed))
+    ):
+        yield Fault(place, wrong, permission.hint(permission.CLUSTER_SCOPED_DELETE))
 
 
 def exposed(value: Any, path: tuple[str | int, ...], files: Files) -> Iterable[Fault]:

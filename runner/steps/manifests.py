@@ -10,12 +10,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from runner import confidential, masking
 from runner.document import Document, loads_objects, read_objects
 from runner.errors import InvalidWorkflow, StepFailed
 from runner.expressions import has_expression
 from runner.steps.bounds import STAY_INSIDE, impossible, leaves, wrong_name, wrong_namespace
-from runner.steps.kind import Fault, Files, Scene
+from runner.steps.kind import Fault, Files, Scene, not_allowed
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Manifest
@@ -71,8 +73,11 @@ def is_remote(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def faults(value: Any, files: Files, key: str, *, remote: bool | None = None) -> Iterator[Fault]:
-    """What is wrong with the files that a key names: missing, outside of the repository, not Kubernetes objects.
+def faults(
+    value: Any, files: Files, key: str, *, remote: bool | None = None, deleting: bool = False
+) -> Iterator[Fault]:
+    """What is wrong with the files that a key names: missing, outside of the repository, not Kubernetes objects, or
+    such that the workflow must allow to write (or delete) them.
 
     `remote` says whether URLs are allowed; None: they never are.
     """
@@ -82,13 +87,13 @@ def faults(value: Any, files: Files, key: str, *, remote: bool | None = None) ->
         if not isinstance(name, str) or has_expression(name) or name in files.made:
             continue
         if not is_remote(name):
-            yield from _file_faults(name, files, place)
+            yield from _file_faults(name, files, place, deleting=deleting)
         elif not remote:
             hint = "download it into the repository" + ("" if remote is None else ", or allow it: `allow_remote: true`")
             yield Fault(place, f"{name} is a URL: what it holds may change, and nobody has looked at it", hint)
 
 
-def _file_faults(name: str, files: Files, place: tuple[str | int, ...]) -> Iterator[Fault]:
+def _file_faults(name: str, files: Files, place: tuple[str | int, ...], *, deleting: bool) -> Iterator[Fault]:
     if wrong := impossible(files.folder / name):
         yield Fault(place, wrong)
         return
@@ -110,6 +115,7 @@ def _file_faults(name: str, files: Files, place: tuple[str | int, ...]) -> Itera
             yield Fault(place, f"{name} has a kustomization", f"say so: `apply: {{kustomize: {folder}}}`")
         else:
             yield from _content_faults(path, name, place)
+            yield from _not_allowed(path, name, place, files, deleting=deleting)
 
 
 def _similar(path: Path, name: str) -> str:
@@ -132,6 +138,21 @@ def _content_faults(path: Path, name: str, place: tuple[str | int, ...]) -> Iter
     for document in documents:
         for sentence, line in _flaws(document):
             yield Fault(place, f"{name}:{line}: {sentence}", _ADVICE)
+
+
+def _not_allowed(
+    path: Path, name: str, place: tuple[str | int, ...], files: Files, *, deleting: bool
+) -> Iterator[Fault]:
+    try:
+        manifests = read([path])
+    except StepFailed:
+        return  # told already
+    for item in manifests:
+        ref = item.ref
+        yield from (
+            structs.replace(fault, message=f"{name}:{item.line}: {fault.message}")
+            for fault in not_allowed(ref.kind, ref.name, ref.namespace, files, place, deleting=deleting)
+        )
 
 
 def _flaws(document: Document) -> Iterator[tuple[str, int]]:
@@ -227,8 +248,8 @@ def _manifests(load: Callable[[], tuple[Document, ...]], name: str) -> list[Mani
         raise StepFailed(f"{problem.place}: {problem.message}", hint=problem.hint, reason="manifest") from None
     manifests = []
     for document in documents:
-        masking.hide(confidential.of_object(document.data))
         manifests += [Manifest(item, name, line) for item, line in _objects(document)]
+        masking.hide(confidential.of_object(document.data))
     return manifests
 
 

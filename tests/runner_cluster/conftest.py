@@ -65,6 +65,7 @@ class FakeHand:
     folder: Path
     run_id: str = "test"
     lifetime: float = 60.0
+    allowed: frozenset[str] = frozenset()
     deadline: Deadline = field(default_factory=lambda: Deadline(30))
     waits: list[str] = field(default_factory=list)
 

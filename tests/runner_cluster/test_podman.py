@@ -35,6 +35,7 @@ class StepHand:
     folder: Path
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
     lifetime: float = 60.0
+    allowed: frozenset[str] = frozenset()
     deadline: Deadline = field(default_factory=lambda: Deadline(60))
     records: list[Undo] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
