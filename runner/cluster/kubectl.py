@@ -240,12 +240,18 @@ class Kubectl(Observer):
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         return diagnosis.text(self.diagnose(objects, deadline))
 
-    def far_end(self, target: Selection, ports: Sequence[str], local: str, hand: Hand) -> FarEnd:
+    def far_end(self, target: Selection, ports: Sequence[str], via: str, local: str, hand: Hand) -> FarEnd:
         from runner.cluster import targets
+        from runner.cluster.gateway import Gateway
         from runner.cluster.portforward import PortForward
 
-        follower = targets.Follower(targets.pods(self, target, ports))
-        return PortForward(follower, target.namespace or self.namespace, self.environment, local, hand)
+        namespace = target.namespace or self.namespace
+        if via == "port_forward":
+            follower = targets.Follower(targets.pods(self, target, ports))
+            return PortForward(follower, namespace, self.environment, local, hand)
+        is_service = self.discovery.of_word(target.kind, hand.deadline).kind == "Service"
+        follower = targets.Follower((targets.service if is_service else targets.pods)(self, target, ports))
+        return Gateway(follower, namespace, self._proxy.path)
 
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
         from runner.cluster import images

@@ -305,7 +305,9 @@ class Podman(Observer):
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         return diagnosis.text(self.diagnose(objects, deadline))
 
-    def far_end(self, target: Selection, ports: Sequence[str], local: str, hand: Hand) -> PodmanFarEnd:
+    def far_end(self, target: Selection, ports: Sequence[str], via: str, local: str, hand: Hand) -> PodmanFarEnd:
+        if via == "proxy":
+            raise StepFailed("podman has no API server that passes requests on", hint="leave `via` out")
         return PodmanFarEnd(self, target, direct=self.direct)
 
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:

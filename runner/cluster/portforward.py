@@ -151,10 +151,8 @@ class PortForward:
 
     def _too_late(self, port: str, deadline: Deadline) -> TimedOut:
         sight = self._follower.sight
-        waited = f", also not within {deadline.seconds:g} s" if deadline.seconds else ""
         if sight.place is None:
-            problem = sight.problem or StepFailed("nothing is known about the target")
-            return TimedOut(problem.message + waited, hint=problem.hint, reason="timeout")
+            return self._follower.too_late(deadline)
         why = self._why or "no connection through kubectl port-forward was made in time"
         hint = f"which port does it listen on? kubectl logs {sight.place} --namespace={self._namespace}"
         if sight.place.declared:

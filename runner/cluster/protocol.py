@@ -267,8 +267,10 @@ class Cluster(Protocol):
     def explain(self, objects: Sequence[Object], deadline: Deadline) -> str:
         """The same as text for a person. Never raises."""
 
-    def far_end(self, target: Selection, ports: Sequence[str], local: str, hand: Hand) -> FarEnd:
-        """The far end of a forward to ports (numbers or names) of the target; `local` is what events call it."""
+    def far_end(self, target: Selection, ports: Sequence[str], via: str, local: str, hand: Hand) -> FarEnd:
+        """The far end of a forward to ports (numbers or names) of the target. `via` is `port_forward` or `proxy`, and
+        `local` what events call it.
+        """
 
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
         """Make an image of a builder (or an archive) known to the nodes, under the name kubelet looks for. Answers in

@@ -20,7 +20,8 @@ from runner.errors import CannotStart, RunnerError
 _CHUNK: Final = 1 << 16
 _REPLAY: Final = 1 << 16
 """Bytes of a client that are kept until the far end answers, to be said again when the far end refused to listen."""
-_CONNECT_SECONDS: Final = 60.0
+CONNECT_SECONDS: Final = 60.0
+"""So long a client waits while its target is away."""
 _SILENCE_SECONDS: Final = 0.05
 """A connection that the far end refused is closed within this time; one that stays open was taken."""
 _EXHAUSTED_SECONDS: Final = 0.1
@@ -104,7 +105,7 @@ class Relay:
 
     def _serve(self, serve: Callable[[socket.socket, Deadline], None], client: socket.socket) -> None:
         try:
-            with client, self._life.closing(lambda: _shut(client)):
+            with client, self._life.closing(lambda: shut(client)):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 # A far end that does not come any more: the client sees the connection end.
                 with suppress(OSError, RunnerError):
@@ -143,9 +144,9 @@ def carry(dialer: Dialer, port: str, client: socket.socket, life: Deadline) -> N
     Until the far end answers, what the client said is kept; when the far end refuses, it is said again to the next one.
     """
     said = bytearray()
-    with life.child(_CONNECT_SECONDS) as patience:
+    with life.child(CONNECT_SECONDS) as patience:
         while True:
-            with dialer.connect(port, patience) as far, life.closing(lambda: _shut(far)):
+            with dialer.connect(port, patience) as far, life.closing(lambda: shut(far)):
                 far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 exchange = Exchange(client, far, said, partial(dialer.answered, far))
                 with suppress(ConnectionError):  # refused, reset, or a client that vanished
@@ -279,7 +280,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return server
 
 
-def _shut(end: socket.socket) -> None:
+def shut(end: socket.socket) -> None:
     """Wake whoever reads from it."""
     with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)

@@ -13,7 +13,7 @@ from runner.cluster.pods import troubles
 from runner.cluster.protocol import Selection, selector_of
 from runner.cluster.reasons import REASONS
 from runner.deadline import FOREVER, Deadline
-from runner.errors import Cancelled, RunnerError, StepFailed
+from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -72,6 +72,28 @@ class Follower:
         """Raise the problem, when it has been put up with for long enough."""
         if self.sight.problem and self._left() <= 0:
             raise self.sight.problem
+
+    def place(self, deadline: Deadline, say: Callable[[str], None]) -> Place:
+        """Where the target is; waits for that, and tells `say` for what. Raises the problem, or `TimedOut` with it."""
+        with deadline.closing(self.wake), self.changed:
+            while not self.sight.place:
+                if self.life.cancelled:
+                    raise Cancelled("the forward ended")
+                self.check()
+                try:
+                    deadline.check()
+                except Expired:
+                    raise self.too_late(deadline) from None
+                if self.sight.problem:
+                    say(self.sight.problem.message)
+                self.wait(deadline)
+            return self.sight.place
+
+    def too_late(self, deadline: Deadline) -> TimedOut:
+        """The error of who waited for a place until now."""
+        problem = self.sight.problem or StepFailed("nothing is known about the target")
+        waited = f", also not within {deadline.seconds:g} s" if deadline.seconds else ""
+        return TimedOut(problem.message + waited, hint=problem.hint, reason="timeout")
 
     def wait(self, deadline: Deadline) -> None:
         """Wait for a change, or until the deadline or the patience ends. The caller holds `changed`, and has the

@@ -1,9 +1,8 @@
-"""Make a port of a Pod (or of a Service's, Deployment's, … Pod) reachable on this machine.
+"""Make ports of a Pod, or of what has Pods (a Service, Deployment, StatefulSet, Job, …), reachable on this machine.
 
-The step ends when the port answers, and the forward lives until the workflow ends. The runner owns the local port and
-keeps it while the Pod restarts or is replaced. Ports are written as for `kubectl port-forward`: `"8080:80"`
-(local:target), `"8000"` (the same on both sides), `":80"` (a free local port, see the outputs); a target's port may be
-a name.
+Ports are written as for `kubectl port-forward`: `"8080:80"` (local:target), `"8000"` (the same on both sides), `":80"`
+(a free local port; the steps after it take it from the outputs). The target's port may have a name: that of a Service's
+port, or of a container's. A fixed local port that is taken is an error before anything is created.
 
 ```yaml
 - forward: {target: pod/pythonapp, ports: "5000:5000"}
@@ -11,6 +10,29 @@ a name.
   forward: {target: service/web, ports: ":http"}
 - verify: "${{ steps.web.outputs.url }}"
 - forward: {target: {kind: pod, selector: app=web}, ports: ["8080:80", "9090:metrics"]}
+```
+
+The step ends when the ports answer. A target that does not exist yet, or has no Pod that runs, is waited for; what can
+never answer ends the step at once: a port that the target does not have, a workload that is scaled to 0, a Job that has
+ended, an image that cannot be pulled, a container that crashes.
+
+The forward lives until the workflow (or the group) ends, and keeps its local ports all that time. It leads to the
+newest ready Pod and watches it: when that is deleted, replaced by a rollout or lost, or when the connection drops, the
+next one is taken, and the event `forward restarted` says why, where to, and how long it took. Connections to a Pod that
+is being deleted may come to their end. Connections that are made meanwhile are delayed until there is a Pod again, for
+up to 60 s. What a client said is said again only when the Pod surely did not hear it.
+
+All ports of a step share one kubectl. When a Pod refuses a connection on one port, kubectl ends, and with it the
+connections of the other ports; write a step for each port where that matters.
+
+`via: proxy` goes through the API server instead of kubectl port-forward, for HTTP (and WebSocket) only. It needs the
+permission `get services/proxy` (of a Service) or `get pods/proxy` in place of `create pods/portforward`, and spreads
+the requests to a Service over its endpoints, where a port-forward stays with one Pod. The API server takes the header
+`Authorization` for its own, so requests with one are answered with 400; it also rewrites links in HTML pages, which
+lead back through the forward.
+
+```yaml
+- forward: {target: service/web, ports: ":http", via: proxy}
 ```
 """
 
@@ -20,12 +42,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
 from runner.steps import kind
 from runner.steps.kind import Context, Fault, Files, Output, Scene
+
+if TYPE_CHECKING:
+    from runner.cluster.protocol import Selection
 
 NAME: Final = "forward"
 SHORT: Final = ""
@@ -60,6 +85,10 @@ class Args(kind.Args, frozen=True):
         Port | Annotated[tuple[Port, ...], Meta(min_length=1)], Meta(description="The port, or a list of ports.")
     ]
     address: Annotated[str, Meta(description="The local address to listen on.")] = "127.0.0.1"
+    via: Annotated[
+        Literal["port_forward", "proxy"],
+        Meta(description="How: `kubectl port-forward`, or (HTTP only) the API server's proxy of Services and Pods."),
+    ] = "port_forward"
 
 
 needs_cluster = kind.always_cluster
@@ -104,8 +133,13 @@ def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
             lines.append(f"{name}=$(free_port)")
         elif number == 0:
             lines.append(f"{name}={local}")
+        through = args.via == "proxy"
         if number == 0:
-            lines.append(f'{scene.variable("url")}="http://{_in_url(args.address)}:${name}"')
+            path = _proxied(selection, target) if through else ""
+            lines.append(f'{scene.variable("url")}="http://{_in_url(args.address)}:${name}{path}"')
+        if through:
+            lines.append(f"forward {used} kubectl proxy --address={args.address} --port={used}")
+            continue
         line = str(scene.dialect.forward(selection, [written], args.address))
         lines.append(f"forward {used} " + line.replace(f"@{name}@:{target}", f'"${name}:{target}"'))
     return tuple(lines)
@@ -115,11 +149,15 @@ def run(args: Args, context: Context) -> dict[str, Any]:
     from runner.cluster.relay import Relay
 
     (selection,) = kind.selections(args.target, context.namespace)
-    context.observed(str(context.scene.dialect.forward(selection, _listed(args.ports), args.address)))
     locals_, targets = zip(*map(_split, _listed(args.ports)), strict=True)
+    if args.via == "proxy":
+        for target in targets:
+            context.observed(f"kubectl get --raw {_proxied(selection, target)}/")
+    else:
+        context.observed(str(context.scene.dialect.forward(selection, _listed(args.ports), args.address)))
     with ExitStack() as opened:
         relays = [opened.enter_context(closing(Relay(args.address, local))) for local in locals_]
-        far = context.cluster.far_end(selection, targets, ", ".join(map(str, relays)), context)
+        far = context.cluster.far_end(selection, targets, args.via, ", ".join(map(str, relays)), context)
         opened.callback(far.close)
         place = far.await_answer(targets, context)
         context.close_later(opened.pop_all().close)
@@ -131,6 +169,14 @@ def run(args: Args, context: Context) -> dict[str, Any]:
     first = relays[0].port
     bound = {target: relay.port for relay, target in zip(relays, targets, strict=True)}
     return {"url": f"http://{_in_url(args.address)}:{first}", "host": args.address, "port": first, "ports": bound}
+
+
+def _proxied(selection: Selection, port: str) -> str:
+    """The path of a target in the API server; in place of a workload stands one of its Pods."""
+    kind_, _, name = str(selection).partition("/")
+    plural = "services" if kind_.lower() in ("service", "services", "svc") else "pods"
+    name = name if plural == "services" or kind_.lower() in ("pod", "pods", "po") else "POD"
+    return f"/api/v1/namespaces/{selection.namespace or 'default'}/{plural}/{name}:{port}/proxy"
 
 
 def _listed(ports: Any) -> tuple[Any, ...]:

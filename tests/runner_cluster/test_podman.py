@@ -152,7 +152,7 @@ def await_state(engine: Podman, selection: Selection, until: str, hand: StepHand
 
 def ask(engine: Podman, target: Selection, port: str, hand: StepHand) -> str:
     """What the web server behind a forward says."""
-    far = engine.far_end(target, [port], "", hand)
+    far = engine.far_end(target, [port], "port_forward", "", hand)
     connection = http.client.HTTPConnection("localhost")
     connection.sock = far.connect(port, hand.deadline)
     try:

@@ -78,6 +78,22 @@ def test_equivalent_of_a_fixed_and_a_free_port() -> None:
     )
 
 
+def test_equivalent_through_the_api_server() -> None:
+    """A path stands behind the port; in place of a workload stands one of its Pods."""
+    args = msgspec.convert({"target": "svc/web", "ports": "8080:http", "via": "proxy"}, forward.Args)
+    assert forward.equivalent(args, SCENE) == (
+        "web_port=8080",
+        'web_url="http://127.0.0.1:$web_port/api/v1/namespaces/demo/services/web:http/proxy"',
+        "forward 8080 kubectl proxy --address=127.0.0.1 --port=8080",
+    )
+    args = msgspec.convert({"target": "deployment/web", "ports": ":80", "via": "proxy"}, forward.Args)
+    assert forward.equivalent(args, SCENE) == (
+        "web_port=$(free_port)",
+        'web_url="http://127.0.0.1:$web_port/api/v1/namespaces/demo/pods/POD:80/proxy"',
+        'forward "$web_port" kubectl proxy --address=127.0.0.1 --port="$web_port"',
+    )
+
+
 def test_title_says_what_and_where() -> None:
     """The default name of a step."""
     assert forward.title({"target": "pod/a", "ports": "80"}) == "pod/a 80"
