@@ -112,6 +112,20 @@ def pod_flow(rounds: int, folder: Path) -> list[str]:
     ]
 
 
+def crash_safety(rounds: int, folder: Path) -> list[str]:
+    """The pod flow with journal and watchdog, beside the same without; the watchdog's start counts as the runner's."""
+    (folder / "pod.yaml").write_text((ROOT / "workflows/pythonapp/pod.yaml").read_text())
+    (folder / "flow.yaml").write_text(FLOW.format(port=_free_port()))
+    with_, without = ([sys.executable, "-m", module, "flow.yaml"] for module in ("runner", "tests.bench.unguarded"))
+    bare, ours = alternate(rounds, lambda: measure(without, folder), lambda: measure(with_, folder))
+    return [
+        f"| journal and watchdog, wall of the pod flow | {ours.wall:.2f} s | without {bare.wall:.2f} s "
+        f"| {ours.wall / bare.wall:.2f} | 1.03 |",
+        f"| journal and watchdog, CPU of all | {ours.cpu:.2f} s | without {bare.cpu:.2f} s "
+        f"| {ours.cpu / bare.cpu:.2f} | |",
+    ]
+
+
 def starting(rounds: int, folder: Path) -> list[str]:
     """`--version` beside a bare Python, `validate` beside the import of the two libraries that it cannot do without."""
     python = [sys.executable]
@@ -149,6 +163,7 @@ def _free_port() -> int:
 PARTS: dict[str, Callable[[int, Path], list[str]]] = {
     "start": starting,
     "pod": pod_flow,
+    "crash": crash_safety,
     "latency": waiting.latency,
     "crowds": waiting.crowds,
 }
