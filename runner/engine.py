@@ -79,7 +79,8 @@ class Run:
         if not self.signal:
             self.signal, self.signalled_at = number, time.monotonic()
             self.work.cancel(name)
-            self.events.emit("interrupted", signal=name, message="ending the step and cleaning up; again: do not wait")
+            budget = f"ending the step and cleaning up for up to {SIGNAL_BUDGET:g} s; again: do not wait"
+            self.events.emit("interrupted", signal=name, message=budget)
         else:
             self.cleanup.cancel(name)
             self.events.emit("interrupted", signal=name, message="not waiting for deletions; again: leave at once")

@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Any
 
     from runner.deadline import Deadline
     from runner.events import Events
@@ -72,7 +73,7 @@ class Watchdog:
             (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
         ]
         try:
-            self._pid = os.posix_spawn(sys.executable, argv, environment, file_actions=actions, setsid=True)
+            self._pid = _spawn(argv, environment, actions)
         except OSError as error:
             os.close(self._ready)
             raise _not_standing(str(error)) from None
@@ -87,6 +88,13 @@ class Watchdog:
         os.waitpid(self._pid, 0)  # only the one that started it: it itself is nobody's child
         if not word:
             raise _not_standing("it ended at once")
+
+
+def _spawn(argv: list[str], environment: dict[str, str], actions: list[tuple[Any, ...]]) -> int:
+    try:
+        return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsid=True)
+    except NotImplementedError:  # by this C library; then it leaves the session a moment later, by itself
+        return os.posix_spawn(argv[0], argv, environment, file_actions=actions)
 
 
 def _not_standing(why: str) -> Exception:

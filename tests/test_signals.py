@@ -95,6 +95,19 @@ def test_third_signal_leaves_at_once(start: Start, number: signal.Signals) -> No
     assert (out, err, child.returncode) == ("third\n", "", 128 + number)
 
 
+def test_nohup_has_the_last_word(start: Start) -> None:
+    """A hang-up that was ignored at the start stays ignored."""
+    child = start(
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n    with Signals(on_signal, lambda: None):\n"
+        "        say('inner'); sys.stdin.read()"
+    )
+    assert line(child) == "inner"
+    child.send_signal(signal.SIGHUP)
+    child.send_signal(signal.SIGINT)
+
+    assert line(child) == "2 SIGINT signals"
+
+
 def test_different_signals_count_together(start: Start) -> None:
     """Ctrl-C, then a closed terminal, then a CI system's SIGTERM."""
     child = start()

@@ -105,9 +105,10 @@ def _connect(
 ) -> Kubectl:
     from runner.cluster.kubectl import Kubectl
 
+    place = sockets()  # first: from now on somebody removes what a killed run leaves, credentials included
     pinned = kubeconfig.pin(selected, folder)
     try:
-        cluster = Kubectl(selected, pinned, sockets(), report)
+        cluster = Kubectl(selected, pinned, place, report)
     except BaseException:
         pinned.unlink(missing_ok=True)
         raise

@@ -17,7 +17,16 @@ from runner import shell
 from runner.cluster import diagnosis, ownership, podman_diagnosis, podman_manifests
 from runner.cluster.http import Api, ApiError, Unreachable
 from runner.cluster.podman_backend import PodmanFarEnd
-from runner.cluster.podman_dialect import POD_KINDS, VOLUME, PodmanDialect, kind_of, removal, remove_pods
+from runner.cluster.podman_dialect import (
+    DEFAULT_NETWORK,
+    NETWORK,
+    POD_KINDS,
+    VOLUME,
+    PodmanDialect,
+    kind_of,
+    removal,
+    remove_pods,
+)
 from runner.cluster.podman_manifests import MANIFEST_LABEL
 from runner.cluster.podman_objects import ref_of
 from runner.cluster.podman_observer import API, Live, Observer
@@ -104,10 +113,11 @@ class Podman(Observer):
         records: dict[Ref, Undo] = {}
         if playing:
             self._make_volumes(playing, hand)
+            network = self._network(playing, hand)
             records = {ref: hand.intend(ref) for ref, made in planned if made}
             file = render([*self._configs(playing), *playing], hand.folder)
             (command,) = self.dialect.apply((str(file),), namespace)
-            self._play(command, records, hand)
+            self._play(command, {**network, **records}, hand)
             for ref in records:
                 self._check_started(ref, hand)
         with Deadline(10) as deadline:
@@ -141,6 +151,12 @@ class Podman(Observer):
             return []
         wanted = (item for (kind, _), item in self.known.items() if kind in ("ConfigMap", "Secret"))
         return [podman_manifests.config_of(item) for item in wanted]
+
+    def _network(self, playing: Sequence[Object], hand: Hand) -> dict[Ref, Undo]:
+        """The network that podman is about to make, when there is none yet."""
+        ref = Ref(NETWORK, DEFAULT_NETWORK)
+        needed = any(made["kind"] in POD_KINDS for made in playing)
+        return {ref: hand.intend(ref)} if needed and not self.live(NETWORK, DEFAULT_NETWORK, hand.deadline) else {}
 
     def _make_volumes(self, playing: Sequence[Object], hand: Hand) -> None:
         """Make the volumes that podman would make by itself, so that they carry the run's label."""
@@ -271,6 +287,8 @@ class Podman(Observer):
             except RunnerError as error:
                 yield Gone(record, error.message)
                 continue
+            if left and record.kind == NETWORK and "being used" in left.stderr:
+                left = None  # by Pods of others, who need it now
             yield Gone(record, _why(left) if left else "")
 
     def _ours(self, record: Undo, hand: RemovingHand) -> str:
@@ -278,7 +296,9 @@ class Podman(Observer):
         live = self.live(record.kind, record.name, hand.deadline)
         if live is None:
             return ""
-        ours = live.uid == record.uid if record.uid else live.labels.get(RUN_LABEL) == hand.run_id
+        # A network has no label; it was not there when the intent was written.
+        marked = record.kind == NETWORK or live.labels.get(RUN_LABEL) == hand.run_id
+        ours = live.uid == record.uid if record.uid else marked
         return live.uid if ours else ""
 
     # -- more ---------------------------------------------------------------------------------------------------

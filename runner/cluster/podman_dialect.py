@@ -14,6 +14,9 @@ from runner.shell import Command
 
 # A volume that podman makes behind a ConfigMap, a Secret or an undeclared claim. No kind of Kubernetes.
 VOLUME: Final = "Volume"
+# The network that podman makes for the first Pod that it plays on a machine, and gives to all others.
+NETWORK: Final = "Network"
+DEFAULT_NETWORK: Final = "podman-default-kube-network"
 POD_KINDS: Final = ("Pod", "Deployment")
 VOLUME_KINDS: Final = ("PersistentVolumeClaim", VOLUME)
 WORDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -68,6 +71,8 @@ class PodmanDialect:
                 others.append(_remove_selected(selection, grace))
             elif kind in VOLUME_KINDS and selection.names:
                 others.append(Command(("podman", "volume", "rm", *selection.names)))
+            elif kind == NETWORK:
+                others.append(Command(("podman", "network", "rm", *selection.names)))
         return (*(remove_pods(pods, grace) if pods else ()), *others)
 
     def delete_file(self, file: str, namespace: str, grace: int | None, *, ignore_not_found: bool = True) -> Command:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from runner.cluster.http import Api, ApiError, Unreachable
-from runner.cluster.podman_dialect import POD_KINDS, VOLUME_KINDS, kind_of
+from runner.cluster.podman_dialect import NETWORK, POD_KINDS, VOLUME_KINDS, kind_of
 from runner.cluster.podman_manifests import pod_template
 from runner.cluster.podman_objects import (
     CRASHES,
@@ -98,6 +98,8 @@ class Observer:
                     return Live(pod["Id"], pod.get("Labels") or {}, pod["Name"], pod["Status"])
         elif kind in VOLUME_KINDS and (item := self._ask(f"/volumes/{quote(name)}/json", deadline)):
             return Live(item["CreatedAt"], item.get("Labels") or {})
+        elif kind == NETWORK and (item := self._ask(f"/networks/{quote(name)}/json", deadline)):
+            return Live(item["created"], item.get("labels") or {})
         return None
 
     def exists(self, kind: str, name: str, uid: str, deadline: Deadline) -> bool:

@@ -163,6 +163,9 @@ def _run_all(
         ended = _verified(ended, shared)
         if shared.cluster:
             shared.cluster.close()
+        for child in shell.alive():
+            shared.events.emit("warning", message=f"{child.command.argv[0]} was still running, and is ended", hint="")
+            child.stop()
     handover = any(not item.hopeless for workflow in ended for item in workflow.cleanup.left)
     result = RunResult(
         run=shared.id,

@@ -17,6 +17,7 @@ import pytest
 
 from runner.cluster import podman
 from runner.cluster.podman import Podman, PodmanDialect
+from runner.cluster.podman_dialect import DEFAULT_NETWORK
 from runner.cluster.protocol import RUN_LABEL, Manifest, Object, Ref, Selection
 from runner.cluster.readiness import judge
 from runner.deadline import Deadline
@@ -118,6 +119,8 @@ def image(podman_env: dict[str, str]) -> str:
     """A web server on port 5000 that says hello."""
     base = os.environ.get("BASE_IMAGE", "docker.io/library/python:3-alpine")
     shell_podman("build", "--tag", IMAGE, f"--build-arg=BASE={base}", str(ROOT / "workflows" / "pythonapp"))
+    if not exists("network", DEFAULT_NETWORK):  # podman makes it for the first Pod of a machine
+        shell_podman("network", "create", DEFAULT_NETWORK)
     return IMAGE
 
 

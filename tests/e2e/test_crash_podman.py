@@ -1,0 +1,87 @@
+"""A killed run on podman: its watchdog removes the Pod, and the network that podman made for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.podman
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "localhost/runner-test-app:1"
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  containers:
+  - {name: app, image: IMAGE, imagePullPolicy: Never, command: [python3, -c, "import time; time.sleep(300)"]}
+"""
+
+
+@pytest.fixture
+def podman_image(podman_env: dict[str, str]) -> str:
+    base = os.environ.get("BASE_IMAGE", "docker.io/library/python:3-alpine")
+    argv = [
+        "podman",
+        "build",
+        "--quiet",
+        f"--tag={IMAGE}",
+        f"--build-arg=BASE={base}",
+        str(ROOT / "workflows/pythonapp"),
+    ]
+    subprocess.run(argv, env={**os.environ, **podman_env}, stdout=subprocess.DEVNULL, check=True)
+    return IMAGE
+
+
+def test_killed_run_leaves_neither_pod_nor_network(
+    tmp_path: Path, podman_env: dict[str, str], podman_image: str
+) -> None:
+    """The networks of this test are its own: others need the one of the machine."""
+    name = f"crash-{secrets.token_hex(4)}"
+    networks = tmp_path / "networks"
+    networks.mkdir()
+    (tmp_path / "tmp").mkdir()
+    known = Path(podman_env.get("CONTAINERS_CONF", "/nonexistent"))
+    conf = (known.read_text() if known.exists() else "") + f'\n[network]\nnetwork_config_dir = "{networks}"\n'
+    (tmp_path / "containers.conf").write_text(conf)
+    (tmp_path / "pod.yaml").write_text(POD.replace("NAME", name).replace("IMAGE", podman_image))
+    (tmp_path / "flow.yaml").write_text("steps: [{apply: pod.yaml}, {run: 'touch ready; sleep 300'}]")
+    env = {
+        **podman_env,
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "CONTAINERS_CONF": str(tmp_path / "containers.conf"),
+    }
+    argv = [sys.executable, "-m", "runner", "--engine", "podman", "flow.yaml"]
+    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _until((tmp_path / "ready").exists)
+    assert list(networks.glob("*.conflist")) + list(networks.glob("*.json"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder,) = (tmp_path / "state/runner/runs").iterdir()
+    _until(lambda: '"by": "watchdog"' in (folder / "journal.jsonl").read_text())
+
+    there = subprocess.run(["podman", "pod", "exists", name], env={**os.environ, **env}, check=False).returncode == 0
+    assert not there
+    assert list(networks.glob("*.conflist")) + list(networks.glob("*.json")) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (folder / "kubeconfig").exists()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
