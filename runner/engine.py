@@ -20,7 +20,7 @@ from runner.cleanup import Pending, address
 from runner.cluster.images import find_builder
 from runner.cluster.protocol import Ref, name_suffix
 from runner.deadline import Deadline
-from runner.errors import MACHINE, Cancelled, CommandResult, Expired, RunnerError, StepFailed
+from runner.errors import MACHINE, Cancelled, CommandResult, Expired, RunnerError, StepFailed, TimedOut
 from runner.expressions import EvaluationError
 from runner.journal import STEPS, Journal, Undo
 from runner.result import Failure, Status, StepResult, WorkflowResult
@@ -643,12 +643,11 @@ class StepContext:
         """The record of a failure, with its place in the file."""
         message = str(getattr(error, "message", "") or error)
         hint = getattr(error, "hint", "")
-        if isinstance(error, Expired):
-            if self._waiting:
-                message = f"timed out after {step.timeout:g} s, waiting for {self._waiting}"
-            cluster = self._execution.shared.cluster
-            if cluster and step.kind.needs_cluster(step.template) and (trouble := cluster.trouble()):
-                message, hint = f"{message}: {trouble.message}", trouble.hint
+        if isinstance(error, Expired) and self._waiting:
+            message = f"timed out after {step.timeout:g} s, waiting for {self._waiting}"
+        cluster = self._execution.shared.cluster
+        if isinstance(error, TimedOut) and error.reason == "timeout" and cluster and (trouble := cluster.trouble()):
+            message, hint = f"{message}: {trouble.message}", trouble.hint
         result: CommandResult | None = getattr(error, "result", None)
         return Failure(
             message=message,

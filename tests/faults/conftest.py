@@ -23,7 +23,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{name: app, image: pythonapp, imagePullPolicy: Never}]
 """
-MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: b}\n"
+MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{a: b}}\n"
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def through(
 ) -> Iterator[Through]:
     """`through(Plan(…), "steps: …")`: run a workflow whose way to the cluster fails as the plan says.
 
-    The folder has `pod.yaml` and `map.yaml`; `${arm} NAME` in a script arms the server. Several may run at once.
+    The folder has `pod.yaml`; `${arm} NAME` in a script arms the server; `${map}` is a ConfigMap of this run alone.
+    Several may run at once.
     """
     servers: list[FaultServer] = []
     (tmp_path / "pod.yaml").write_text(POD)
-    (tmp_path / "map.yaml").write_text(MAP)
 
     def run(plan: Plan, text: str, *arguments: str, timeout: float = 120) -> Outcome:
         server = FaultServer(upstream, plan)
@@ -97,7 +97,8 @@ def through(
         kubeconfig = tmp_path / f"{name}.config"
         kubeconfig.write_text(server.kubeconfig)
         file = tmp_path / f"{name}.yaml"
-        file.write_text(text.replace("${arm}", f"bash {arm}"))
+        (tmp_path / f"m{server.port}.yaml").write_text(MAP.format(name=f"m{server.port}"))
+        file.write_text(text.replace("${arm}", f"bash {arm}").replace("${map}", f"m{server.port}"))
         told = tmp_path / f"{name}.events"
         env = {**cluster_env, "KUBECONFIG": str(kubeconfig)}
         answer = runner(

@@ -50,6 +50,8 @@ class Plan:
     times: int = 1_000_000
     cut_open: bool = False
     """Arming also cuts every connection that is open at that moment."""
+    armed: bool = False
+    """From the beginning."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class FaultServer:
         self.port: int = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
+        if self.plan.armed:
+            self.arm("start")
 
     def arm(self, name: str) -> None:
         """From now on requests fail, as the plan says; an empty name ends that."""
