@@ -44,17 +44,18 @@ def _state(context: Context, forward: Forwarded, deadline: Deadline) -> tuple[st
         return f"{target} does not exist any more", []
     owner = objects[0]
     if owner["kind"] == "Pod":
-        return _trouble(objects), objects
+        return _trouble(context, objects), objects
     labels = (owner.get("spec") or {}).get("selector") or {}
     labels = labels if owner["kind"] == "Service" else labels.get("matchLabels") or {}
+    if not labels:  # it selects by expressions, or nothing
+        return "", objects
     selector = selector_of(labels)
-    pods = _now(context, Selection("pod", selector=selector, namespace=target.namespace), deadline) if labels else []
+    pods = _now(context, Selection("pod", selector=selector, namespace=target.namespace), deadline)
     if not pods:
         return f"{target} has no Pods: none has the labels {selector}", objects
-    ready = sum(map(_is_ready, pods))
-    if owner["kind"] == "Service" and not ready:
-        return f"{target} has no ready endpoints: {_trouble(pods)}", pods
-    return _trouble(pods), pods
+    if owner["kind"] == "Service" and not any(map(_is_ready, pods)):
+        return f"{target} has no ready endpoints: {_trouble(context, pods)}", pods
+    return _trouble(context, pods), pods
 
 
 def _now(context: Context, selection: Selection, deadline: Deadline) -> list[Object]:
@@ -63,20 +64,26 @@ def _now(context: Context, selection: Selection, deadline: Deadline) -> list[Obj
         return next(states)
 
 
-def _trouble(pods: list[Object]) -> str:
+def _trouble(context: Context, pods: list[Object]) -> str:
     """What is wrong with the first Pod that is not well, and where to look; nothing when all are."""
-    for pod in pods:
+    for pod in sorted(pods, key=_is_leaving):
         name = name_of(pod)
-        if pod["metadata"].get("deletionTimestamp"):
+        if _is_leaving(pod):
             return f"{name} is being deleted"
         for trouble in troubles(pod):
-            return f"{trouble.sentence}; {trouble.look}"
+            this = Selection("pod", (pod["metadata"]["name"],))
+            look = trouble.look if context.cluster.engine == "kubectl" else context.scene.dialect.describe(this)
+            return f"{trouble.sentence}; {look}"
         for container in containers(pod):
             if container.restarts:
                 return f"{name}: {container.words} was started again{exit_words(container)}"
         if not _is_ready(pod):
             return f"{name} is not ready"
     return ""
+
+
+def _is_leaving(pod: Object) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _is_ready(pod: Object) -> bool:

@@ -22,6 +22,8 @@ LABELS = {"app": "web"}
 class FakeCluster:
     """Objects by kind; its own explanation names those that it was given."""
 
+    engine = "kubectl"
+
     def __init__(self, **objects: list[dict[str, Any]]) -> None:
         self.objects = objects
         self.asked: list[Selection] = []
