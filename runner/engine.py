@@ -696,14 +696,19 @@ def preflight(workflow: Workflow, run: Run) -> Iterator[str]:
             check_free(host, port)
     if run.cluster is None:
         return
-    objects = []
-    for step in workflow.all_steps:
-        names = step.template.get("file") if step.kind.NAME == "apply" else None
-        if isinstance(names, str | list) and all(isinstance(name, str) for name in names):
-            files = manifests.paths(names, workflow.folder)
-            if all(file.is_file() for file in files):
-                objects += manifests.read(files)
+    applies = [step for step in workflow.all_steps if step.kind.NAME == "apply"]
+    objects = [item for step in applies for item in manifests.known(step.template, workflow.folder)]
     warnings, errors = run.cluster.check(objects)
+    errors += [words for step in applies for words in _unable(step, workflow, run.cluster)]
     if errors:
         raise StepFailed("\n".join(errors), reason="engine")
     yield from warnings
+
+
+def _unable(step: Step, workflow: Workflow, cluster: Cluster) -> Iterator[str]:
+    """What this engine, or this machine, cannot do for an `apply`."""
+    place = f"{workflow.file}:{step.line}"
+    if step.template.get("server_side") is True and cluster.engine == "podman":
+        yield f"{place}: podman has no server-side apply: leave out `server_side`"
+    if step.template.get("kustomize") and not shell.find("kubectl"):
+        yield f"{place}: kubectl renders kustomizations, and is not installed"

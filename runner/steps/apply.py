@@ -48,13 +48,12 @@ import msgspec
 from msgspec import Meta
 
 from runner.errors import StepFailed
-from runner.expressions import has_expression
 from runner.steps import kind, kustomize, manifests
 from runner.steps.kind import Context, Fault, Files, Output, Scene
 from runner.steps.parts import Part, parts
 
 if TYPE_CHECKING:
-    from runner.cluster.protocol import Applied, Manifest
+    from runner.cluster.protocol import Applied, Manifest, Ref, Selection
     from runner.shell import Command
 
 NAME: Final = "apply"
@@ -90,7 +89,6 @@ needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
 lasts = kind.no_time
-equivalent = kind.no_equivalent
 
 
 def title(data: Mapping[str, Any]) -> str:
@@ -135,7 +133,7 @@ def _image_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         if rest:
             yield Fault(("images", name), f"{name} has a tag or digest", f"write the image's name alone: {plain}")
             return
-    known = static(data, files.folder)
+    known = manifests.known(data, files.folder)
     for name in references.unmatched((item.object for item in known), images) if known else ():
         yield Fault(("images", name), *_no_such_image(name, known))
 
@@ -145,29 +143,6 @@ def _no_such_image(name: str, found: Iterable[Manifest]) -> tuple[str, str]:
 
     used = references.images_of(item.object for item in found)
     return f"no container uses the image {name}", f"the manifests have {', '.join(used) or 'no containers'}"
-
-
-def static(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
-    """The objects that are known before a run: of files that exist, and inline ones without expressions."""
-    names, inline = data.get("file"), data.get("manifest")
-    try:
-        if inline and not _has_expression(inline):
-            return manifests.inline(inline)
-        listed = [names] if isinstance(names, str) else names or []
-        if any(not isinstance(name, str) or has_expression(name) or manifests.is_remote(name) for name in listed):
-            return []
-        return manifests.read(manifests.paths(listed, folder))
-    except StepFailed:
-        return []
-
-
-def _has_expression(value: Any) -> bool:
-    """Whether something in it is only known in a run; compiled templates are no plain values."""
-    if isinstance(value, Mapping):
-        return any(map(_has_expression, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_expression, value))
-    return has_expression(value) or not isinstance(value, str | int | float | None)
 
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
@@ -191,7 +166,7 @@ def planned_parts(args: Args, folder: Path, engine: str) -> list[Part]:
     """The parts of manifests that are known already; none where a step makes the files, or the network has them."""
     from runner.cluster import phases
 
-    known = static(msgspec.to_builtins(args), folder)
+    known = manifests.known(msgspec.to_builtins(args), folder)
     if not known and args.images and not args.kustomize:
         raise StepFailed("its images are set in files that are not there yet", reason="manifest")
     listed = _with_images(known, args.images)
@@ -220,10 +195,44 @@ def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
+def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
+    """What `wait: true` stands for."""
+    if not args.wait:
+        return ()
+    refs = [item.ref for part in planned_parts(args, scene.folder, scene.dialect.engine) for item in part.manifests]
+    found = _selections(refs, scene.namespace)
+    lines = (str(scene.dialect.wait(selection, "ready", int(scene.timeout))) for selection in found)
+    return tuple(lines) or ("# then it waits until all of these objects are ready",)
+
+
 def run(args: Args, context: Context) -> dict[str, Any]:
     objects = _with_images(_objects(args, context), args.images)
     applied = context.cluster.apply(objects, context.namespace, context, server_side=args.server_side)
+    if args.wait:
+        _await_ready(applied, context)
     return {"objects": [_output(item) for item in applied]}
+
+
+def _await_ready(applied: list[Applied], context: Context) -> None:
+    from runner.cluster.waiting import Goal, wait_for
+
+    made = [item.ref for item in applied if item.uid]  # podman makes nothing of a Service
+    selections = _selections(made, context.namespace)
+    for selection in selections:
+        context.observed(str(context.scene.dialect.wait(selection, "ready", int(context.scene.timeout))))
+    wait_for(context.cluster, selections, Goal(), context)
+
+
+def _selections(refs: Iterable[Ref], namespace: str) -> list[Selection]:
+    """The objects by kind and namespace, so that each kind is watched once."""
+    from runner.cluster.protocol import Selection
+
+    names: dict[tuple[str, str], list[str]] = {}
+    for ref in refs:
+        group = ref.api_version.rpartition("/")[0]
+        word = ref.kind.lower() + (f".{group}" if group else "")
+        names.setdefault((word, ref.namespace or namespace), []).append(ref.name)
+    return [Selection(word, tuple(found), "", place) for (word, place), found in names.items()]
 
 
 def _output(item: Applied) -> dict[str, Any]:

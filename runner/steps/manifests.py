@@ -238,6 +238,29 @@ def inline(value: Any) -> list[Manifest]:
     return [Manifest(item, INLINE, index) for index, item in enumerate(unfolded, 1)]
 
 
+def known(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
+    """The objects that are known before a run: of files that exist, and inline ones without expressions."""
+    names, written = data.get("file"), data.get("manifest")
+    try:
+        if written and not _has_expression(written):
+            return inline(written)
+        listed = [names] if isinstance(names, str) else names or []
+        if any(not isinstance(name, str) or has_expression(name) or is_remote(name) for name in listed):
+            return []
+        return read(paths(listed, folder))
+    except StepFailed:
+        return []
+
+
+def _has_expression(value: Any) -> bool:
+    """Whether something in it is only known in a run; compiled templates are no plain values."""
+    if isinstance(value, Mapping):
+        return any(map(_has_expression, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_expression, value))
+    return has_expression(value) or not isinstance(value, str | int | float | None)
+
+
 def _manifests(load: Callable[[], tuple[Document, ...]], name: str) -> list[Manifest]:
     from runner.cluster.protocol import Manifest
 
