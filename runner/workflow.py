@@ -417,6 +417,7 @@ class _Builder:
         self.variables = {"env": "environment", **{f"run.{name}": "string" for name in RUN_FACTS}}
         self.ids: dict[str, tuple[str | int, ...]] = {}
         self.made: set[str] = set()
+        self.built: set[str] = set()
 
     def build(self) -> Workflow | None:
         data = self.document.data
@@ -634,6 +635,8 @@ class _Builder:
             for fault in kind.check(data, self._files(namespace)):
                 self._fault(fault, path, folded=folded)
             self.made.update(str(item) for item in data.get("generates") or ())
+            if kind.NAME in ("build", "load") and isinstance(data.get("image"), str):
+                self.built.add(data["image"])
         self.applies = self.applies or kind.NAME == "apply"
         return data, template, compiled
 
@@ -642,6 +645,7 @@ class _Builder:
             self.folder,
             self.root,
             frozenset(self.made),
+            frozenset(self.built),
             self._secret_in,
             namespace=namespace or self.namespace,
             allowed=self.allowed,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from runner.cluster import deletion, ownership, permission, phases
+from runner.cluster import deletion, ownership, permission, phases, stale
 from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.insistence import Insistence
@@ -82,12 +82,12 @@ def _await_established(cluster: Kubectl, names: tuple[str, ...], hand: Hand) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One object on its way: what is sent, where it goes, and whether it is absent, so that it is to be ours."""
+    """One object on its way: what is sent, where it goes, and what was there (nothing: then it is to be ours)."""
 
     object: Object
     ref: Ref
     resource: Resource
-    absent: bool
+    live: Object | None
 
 
 class _Work:
@@ -112,7 +112,7 @@ class _Work:
         while True:
             items = [self._look(object_) for object_ in self.objects]
             for item in items:
-                if item.absent and item.ref not in self.open:
+                if item.live is None and item.ref not in self.open:
                     self.open[item.ref] = self.hand.intend(item.ref)
             try:
                 answer = self._execute(items)
@@ -125,6 +125,7 @@ class _Work:
                 continue
             self._look_back(items)
             self._close_intents()
+            self._warn_of_old_images(answer, items)
             return [Applied(item.ref, self.uids.get(item.ref, ""), item.ref in self.made) for item in items]
 
     def _execute(self, items: Sequence[_Item]) -> CommandResult:
@@ -163,7 +164,7 @@ class _Work:
         else:
             self._respect(ref, live)
             ownership.keep(meta, live)
-        return _Item(object_, ref, resource, live is None)
+        return _Item(object_, ref, resource, live)
 
     def _respect(self, ref: Ref, live: Object) -> None:
         """What exists and is not ours: another's, and maybe that of a run that is still alive."""
@@ -216,6 +217,13 @@ class _Work:
             names = ", ".join(str(item.ref) for item in found)
             self.hand.warn(f"{names}: made by somebody else in the meantime, so it is updated, and left at the end")
 
+    def _warn_of_old_images(self, answer: CommandResult, items: Sequence[_Item]) -> None:
+        """Pods are made anew when their template changes, not when the image behind a name does."""
+        lines = answer.stdout.splitlines() if self.cluster.images else []
+        for item, line in zip(items, lines, strict=False) if len(lines) == len(items) else ():
+            if item.live and (item.ref.kind == "Pod" or line.endswith((" unchanged", " serverside-applied"))):
+                stale.warn(self.cluster, item.ref, item.live, self.hand)
+
     def _look_back(self, items: Iterable[_Item]) -> None:
         """Read what exists now; also after a failed command, which may have made some of the objects."""
         # Not the step's deadline: that may be over, and the journal must know what exists all the same.
@@ -243,4 +251,4 @@ def _not_created(output: str, items: Sequence[_Item]) -> list[_Item]:
     if len(lines) != len(items):
         return []
     pairs = zip(items, lines, strict=True)
-    return [item for item, line in pairs if item.absent and line.endswith((" configured", " unchanged"))]
+    return [item for item, line in pairs if item.live is None and line.endswith((" configured", " unchanged"))]

@@ -285,13 +285,22 @@ def archive_images(archive: Path) -> dict[str, str]:
 # --- loading
 
 
-def load(image: str, archive: Path | None, verdict: Verdict, hand: Hand, builder: Builder | None = None) -> str:
+def load(
+    image: str,
+    archive: Path | None,
+    verdict: Verdict,
+    hand: Hand,
+    builder: Builder | None = None,
+    known: dict[str, str] | None = None,
+) -> str:
     """Make the nodes know an image, from an archive or else from the local builder; answers in words what was done.
 
-    Nothing is sent when the nodes share the builder's store, or have this very image (by id) under this name.
+    Nothing is sent when the nodes share the builder's store, or have this very image (by id) under this name; what is
+    sent is looked for afterwards. `known` gets the names that the nodes have now, with the ids, where these are known.
     """
+    known = {} if known is None else known
     if archive is not None:
-        return _from_archive(image, archive, verdict, hand)
+        return _from_archive(image, archive, verdict, hand, known)
     builder = builder or find_builder()
     if shares_store(verdict, builder):
         return f"{verdict.provider_name} uses the images of {builder.name} directly"
@@ -300,13 +309,14 @@ def load(image: str, archive: Path | None, verdict: Verdict, hand: Hand, builder
         return _push(builder, image, hand)
     name = qualified(image)
     if _present({name: image_id}, verdict, hand):
+        known[name] = _hex(image_id)
         return f"the nodes have {name} already"
     path = hand.folder / f"{_hex(image_id)[:12]}.tar"
     path.unlink(missing_ok=True)
     hand.waiting(f"{image} to reach the nodes ({means(verdict)})")
     try:
         _save(save_argv(builder, image, name, str(path), platform), hand)
-        return _from_archive(image, path, verdict, hand, checked=image_id)
+        return _from_archive(image, path, verdict, hand, known, checked=image_id)
     finally:
         path.unlink(missing_ok=True)
 
@@ -333,7 +343,9 @@ def means(verdict: Verdict) -> str:
     return "push to a registry" if verdict.provider == "remote" else str(import_argv(verdict, "FILE"))
 
 
-def _from_archive(image: str, archive: Path, verdict: Verdict, hand: Hand, checked: str = "") -> str:
+def _from_archive(
+    image: str, archive: Path, verdict: Verdict, hand: Hand, known: dict[str, str], checked: str = ""
+) -> str:
     """`checked` is an id that the nodes do not have, so that they are not asked twice for the same."""
     if verdict.provider == "remote":
         raise StepFailed(
@@ -350,6 +362,7 @@ def _from_archive(image: str, archive: Path, verdict: Verdict, hand: Hand, check
         )
     wanted = {qualified(image): held[qualified(image)]} if image and held else held
     if wanted and {_hex(checked)} != set(wanted.values()) and _present(wanted, verdict, hand):
+        known.update(wanted)
         return f"the nodes have {', '.join(wanted)} already"
     command = import_argv(verdict, str(archive))
     try:
@@ -357,13 +370,37 @@ def _from_archive(image: str, archive: Path, verdict: Verdict, hand: Hand, check
     except StepFailed as error:
         error.hint = error.hint or (CTR_HINT if "ctr" in command.argv[:2] else "")
         raise
-    if verdict.provider == "minikube" and wanted and _minikube_has(wanted, verdict, hand) is False:
+    _verify(wanted, command, verdict, hand)
+    known.update(wanted)
+    return f"loaded by {str(command).replace(str(archive), archive.name)}"
+
+
+def _verify(wanted: Mapping[str, str], command: Command, verdict: Verdict, hand: Hand) -> None:
+    """See whether the nodes have what they were given: a tool that ends well may have kept an older image."""
+    if not wanted or _arrived(wanted, verdict, hand) is not False:
+        return
+    names = ", ".join(wanted)
+    if verdict.provider == "minikube":
         raise StepFailed(
-            f"minikube kept its older {', '.join(wanted)}",
+            f"minikube kept its older {names}",
             hint="it does so while a container uses the image: delete the Pods that run it, then load again",
             reason="stale_image",
         )
-    return f"loaded by {str(command).replace(str(archive), archive.name)}"
+    raise StepFailed(
+        f"`{' '.join(command.argv[:4])} …` ended well, but the nodes do not have this {names}",
+        hint="do all nodes have room for it? kubectl describe nodes",
+        reason="stale_image",
+    )
+
+
+def _arrived(wanted: Mapping[str, str], verdict: Verdict, hand: Hand) -> bool | None:
+    """Whether the nodes have these images now; None when that cannot be told."""
+    program = {"docker": ("docker", "image", "inspect"), "cri-o": ("podman", "image", "exists")}
+    name = "docker" if verdict.provider == "desktop" else verdict.provider_name
+    if verdict.provider in ("desktop", "node") and name in program:  # these have ids of their own: the name must do
+        answers = (hand.execute(Command((*program[name], image)), check=False) for image in wanted)
+        return all(answer.code == 0 for answer in answers)
+    return _present(wanted, verdict, hand)
 
 
 def _inspect(builder: Builder, image: str, hand: Hand) -> tuple[str, str]:
@@ -400,20 +437,20 @@ def _push(builder: Builder, image: str, hand: Hand) -> str:
 # --- what the nodes have
 
 
-def _present(wanted: Mapping[str, str], verdict: Verdict, hand: Hand) -> bool:
-    """Whether every node has each of these names with this id. When that cannot be told, no."""
+def _present(wanted: Mapping[str, str], verdict: Verdict, hand: Hand) -> bool | None:
+    """Whether every node has each of these names with this id; None when that cannot be told."""
     try:
         match verdict.provider:
             case "minikube":
-                return bool(_minikube_has(wanted, verdict, hand))
+                return _minikube_has(wanted, verdict, hand)
             case "kind" | "k3d":
-                nodes = _containers(verdict, hand)
-                return bool(nodes) and all(_ctr_has(wanted, (*node, *CTR["containerd"]), hand) for node in nodes)
+                answers = [_ctr_has(wanted, (*node, *CTR["containerd"]), hand) for node in _containers(verdict, hand)]
+                return None if None in answers or not answers else all(answers)
             case "node" if verdict.provider_name in CTR:
                 return _node_has(wanted, CTR[verdict.provider_name], hand)
     except CannotStart:
         pass  # a tool is missing: whoever needs it next says so
-    return False
+    return None
 
 
 def _node_has(wanted: Mapping[str, str], ctr: tuple[str, ...], hand: Hand) -> bool:

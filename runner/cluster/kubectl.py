@@ -164,6 +164,8 @@ class Kubectl(Observer):
         }
         self.verdict: Verdict
         """Whether the cluster is local and how images reach its nodes; set by whoever judged it."""
+        self.images: dict[str, str] = {}
+        """The images that were made known to the nodes, with their ids."""
         self._pinned = pinned
         self.runs = pinned.parent.parent
         """Where the runs of this machine are remembered."""
@@ -256,7 +258,7 @@ class Kubectl(Observer):
     def load(self, image: str, archive: Path | None, hand: Hand, builder: Builder | None = None) -> str:
         from runner.cluster import images
 
-        return images.load(image, archive, self.verdict, hand, builder)
+        return images.load(image, archive, self.verdict, hand, builder, self.images)
 
     def close(self) -> None:
         self.pulse.close()

@@ -48,6 +48,18 @@ def _below(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str 
             yield from _below(item, (*path, index))
 
 
+def pulls(image: str, policy: Any) -> str:
+    """Why kubelet asks a registry for an image each time; empty when it takes what the node has."""
+    if policy == "Always":
+        return "its pull policy is Always"
+    if policy is not None:
+        return ""
+    rest = split(image)[1]
+    if rest not in ("", ":latest"):
+        return ""
+    return f"{'the tag latest' if rest else 'no tag'} without a policy means Always"
+
+
 def images_of(objects: Iterable[Object]) -> list[str]:
     """The images that containers name, each once, in order."""
     return list(dict.fromkeys(container["image"] for object_ in objects for container in containers(object_)))

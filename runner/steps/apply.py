@@ -48,7 +48,7 @@ import msgspec
 from msgspec import Meta
 
 from runner.errors import StepFailed
-from runner.steps import kind, kustomize, manifests
+from runner.steps import image_faults, kind, kustomize, manifests
 from runner.steps.kind import Context, Fault, Files, Output, Scene
 from runner.steps.parts import Part, parts
 
@@ -118,31 +118,8 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     ]
     yield from faults
     if not faults:
-        yield from _image_faults(data, files)
-
-
-def _image_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
-    """Images that no container uses, as far as the manifests are known before the run."""
-    from runner.cluster import references
-
-    images = data.get("images")
-    if not isinstance(images, Mapping):
-        return
-    for name in images:
-        plain, rest = references.split(name)
-        if rest:
-            yield Fault(("images", name), f"{name} has a tag or digest", f"write the image's name alone: {plain}")
-            return
-    known = manifests.known(data, files.folder)
-    for name in references.unmatched((item.object for item in known), images) if known else ():
-        yield Fault(("images", name), *_no_such_image(name, known))
-
-
-def _no_such_image(name: str, found: Iterable[Manifest]) -> tuple[str, str]:
-    from runner.cluster import references
-
-    used = references.images_of(item.object for item in found)
-    return f"no container uses the image {name}", f"the manifests have {', '.join(used) or 'no containers'}"
+        yield from image_faults.unused(data, files)
+        yield from image_faults.pulled(data, files)
 
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
@@ -284,6 +261,6 @@ def _with_images(objects: list[Manifest], images: Mapping[str, str]) -> list[Man
     from runner.cluster import references
 
     for name in references.unmatched((item.object for item in objects), images):
-        message, hint = _no_such_image(name, objects)
+        message, hint = image_faults.no_such_image(name, objects)
         raise StepFailed(message, hint=hint, reason="image")
     return [replace(item, object=references.with_images(item.object, images)) for item in objects]

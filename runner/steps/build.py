@@ -124,11 +124,13 @@ def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:
-    from runner.cluster import images
+    from runner.cluster import build_errors, images
 
     builder = context.scene.builder(args.builder)
     for command in commands(args, context.scene):
-        context.execute(command)
+        result = context.execute(command, check=False)
+        if result.code:
+            raise build_errors.explained(result)
     found = context.execute(images.id_argv(builder, args.image))
     if args.load:
         context.note(context.cluster.load(args.image, None, context, builder))

@@ -106,12 +106,13 @@ class Fault(msgspec.Struct, frozen=True):
 
 class Files(msgspec.Struct, frozen=True):
     """What a kind may ask about files at validation: `folder` is the workflow's, `root` what its paths may not leave;
-    `made` are the paths that earlier `run` steps declare to make.
+    `made` are the paths that earlier `run` steps declare to make, `built` the images that earlier steps build or load.
     """
 
     folder: Path
     root: Path
     made: frozenset[str] = frozenset()
+    built: frozenset[str] = frozenset()
     secret: Callable[[str], str] = lambda _: ""
     """The secret that the expressions in a text insert (`inputs.password`), or an empty text."""
     namespace: str = ""

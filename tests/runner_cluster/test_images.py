@@ -301,11 +301,22 @@ def containerd(**images: str) -> str:
     )
 
 
+def importing(before: str, after: str) -> str:
+    """The script of a ctr that answers like `before` until something is imported, and then like `after`."""
+    return f"""if [[ $* == *" import "* ]]; then echo done >"$0.imported"
+elif [[ -e $0.imported ]]; then {after}
+else {before}
+fi"""
+
+
 @pytest.mark.usefixtures("podman")
 def test_node_gets_the_image(fakes: Fakes, hand: FakeHand) -> None:
-    """Nodes that lack the image get it by an archive under the full name, and the archive is removed afterwards."""
-    fakes.put("ctr", containerd())
-    told = load("app", None, NODE, hand)
+    """Nodes that lack the image get it by an archive under the full name; then they are asked whether they have it, and
+    the archive is removed.
+    """
+    fakes.put("ctr", importing(containerd(), containerd(app=ID)))
+    known: dict[str, str] = {}
+    told = load("app", None, NODE, hand, known=known)
     file = f"{hand.folder}/{ID[:12]}.tar"
     assert fakes.calls == [
         "podman --version",
@@ -313,7 +324,10 @@ def test_node_gets_the_image(fakes: Fakes, hand: FakeHand) -> None:
         f"ctr -n k8s.io --connect-timeout 2s images ls name=={APP}",
         f"podman push --quiet app docker-archive:{file}:{APP}",
         f"ctr -n k8s.io images import {file}",
+        f"ctr -n k8s.io --connect-timeout 2s images ls name=={APP}",
+        f"ctr -n k8s.io --connect-timeout 2s content get sha256:{0:064}",
     ]
+    assert known == {APP: ID}
     assert told == "loaded by ctr -n k8s.io images import aaaaaaaaaaaa.tar"
     assert hand.waits == ["app to reach the nodes (ctr -n k8s.io images import FILE)"]
     assert list(hand.folder.iterdir()) == []
@@ -344,9 +358,21 @@ def test_node_has_it_in_an_index(fakes: Fakes, hand: FakeHand) -> None:
 @pytest.mark.usefixtures("podman")
 def test_changed_image_is_sent(fakes: Fakes, hand: FakeHand, script: str) -> None:
     """Another image under this name, this image under another name, or an answer that says nothing: not enough."""
-    fakes.put("ctr", f"[[ $* == *import* ]] && exit 0\n{script}")
+    fakes.put("ctr", importing(script, containerd(app=ID)))
     load("app", None, NODE, hand, PODMAN)
-    assert "images import" in fakes.calls[-1]
+    assert any("images import" in call for call in fakes.calls)
+
+
+@pytest.mark.usefixtures("podman")
+def test_node_that_keeps_the_older_image(fakes: Fakes, hand: FakeHand) -> None:
+    """An import that ends well is not believed: the node still has another image under this name."""
+    fakes.put("ctr", importing(containerd(app="b" * 64), containerd(app="b" * 64)))
+    known: dict[str, str] = {}
+    with pytest.raises(StepFailed) as caught:
+        load("app", None, NODE, hand, PODMAN, known)
+    assert caught.value.reason == "stale_image"
+    assert caught.value.message == f"`ctr -n k8s.io images …` ended well, but the nodes do not have this {APP}"
+    assert known == {}
 
 
 def test_docker_ids_are_looked_up_in_the_archive(fakes: Fakes, hand: FakeHand, tmp_path: Path) -> None:
@@ -400,8 +426,8 @@ def test_missing_ctr(hand: FakeHand) -> None:
 @pytest.mark.usefixtures("podman")
 def test_kind(fakes: Fakes, hand: FakeHand) -> None:
     """For kind the archive is loaded into the named cluster, unless all its nodes have the image."""
-    fakes.put("kind", "case $1 in get) echo web-control-plane; echo web-worker ;; esac")
-    fakes.put("docker", f"[[ $2 == web-worker ]] && exit\n{containerd(app=ID)}")
+    fakes.put("kind", "case $1 in get) echo web-control-plane; echo web-worker ;; load) echo >$0.loaded ;; esac")
+    fakes.put("docker", f"[[ $2 == web-worker && ! -e ${{0%/*}}/kind.loaded ]] && exit\n{containerd(app=ID)}")
     load("app", None, KIND, hand, PODMAN)
     ask = f"ctr -n k8s.io images ls name=={APP}"
     assert fakes.calls[1:] == [
@@ -411,6 +437,12 @@ def test_kind(fakes: Fakes, hand: FakeHand) -> None:
         f"docker exec web-worker {ask}",
         f"podman push --quiet app docker-archive:{hand.folder}/{ID[:12]}.tar:{APP}",
         f"kind load image-archive {hand.folder}/{ID[:12]}.tar --name web",
+        "kind get nodes --name web",
+        *(
+            f"docker exec {node} ctr -n k8s.io {words}"
+            for node in ("web-control-plane", "web-worker")
+            for words in (f"images ls name=={APP}", f"content get sha256:{0:064}")
+        ),
     ]
 
 
@@ -427,11 +459,13 @@ def test_kind_with_podman_nodes(fakes: Fakes, hand: FakeHand, monkeypatch: pytes
 def test_k3d(fakes: Fakes, hand: FakeHand) -> None:
     """k3d imports the archive unless its servers and agents have the image; its load balancer is no node."""
     nodes = [{"name": name} for name in ("k3d-web-server-0", "k3d-web-serverlb", "k3d-other-server-0")]
-    fakes.put("k3d", f"case $1 in node) echo '{json.dumps(nodes)}' ;; esac")
-    fakes.put("docker")
+    fakes.put("k3d", f"case $1 in node) echo '{json.dumps(nodes)}' ;; image) echo >$0.loaded ;; esac")
+    fakes.put("docker", f"[[ -e ${{0%/*}}/k3d.loaded ]] || exit\n{containerd(app=ID)}")
     load("app", None, K3D, hand, PODMAN)
-    assert [call.split()[:3] for call in fakes.calls if "exec" in call] == [["docker", "exec", "k3d-web-server-0"]]
-    assert fakes.calls[-1] == f"k3d image import {hand.folder}/{ID[:12]}.tar --cluster web"
+    assert {tuple(call.split()[:3]) for call in fakes.calls if "exec" in call} == {
+        ("docker", "exec", "k3d-web-server-0")
+    }
+    assert f"k3d image import {hand.folder}/{ID[:12]}.tar --cluster web" in fakes.calls
 
 
 def put_minikube(fakes: Fakes, *ids: str) -> None:
@@ -502,9 +536,10 @@ def test_archive_to_remote(hand: FakeHand, tmp_path: Path) -> None:
 def test_given_archive(fakes: Fakes, hand: FakeHand, tmp_path: Path) -> None:
     """A given archive is imported, or not when the nodes have all that is in it; it is never removed."""
     file = archive(tmp_path / "f.tar", "app:latest", "ghcr.io/me/app:2")
-    fakes.put("ctr", containerd())
+    both = containerd(**{"app": ID, "ghcr.io/me/app:2": ID})
+    fakes.put("ctr", importing(containerd(), both))
     assert load("", file, NODE, hand) == "loaded by ctr -n k8s.io images import f.tar"
-    fakes.put("ctr", containerd(**{"app": ID, "ghcr.io/me/app:2": ID}))
+    fakes.put("ctr", both)
     assert "already" in load("", file, NODE, hand)
     assert file.exists()
 
