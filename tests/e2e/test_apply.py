@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
+import os
 import subprocess
 import textwrap
 import threading
@@ -92,7 +95,7 @@ metadata: {{name: {other}}}
 """)
     code, report = flow("steps: [{id: all, apply: all.yaml}, {delete: all.yaml}, {delete: all.yaml}]")
 
-    assert code == 0, report
+    assert code == 0, (report["problems"], report["log"])
     applied, first, second = (step["outputs"]["objects"] for step in report["steps"])
     kinds = ["Widget", "Pod", "CustomResourceDefinition", "Namespace"]
     assert ([item["kind"] for item in applied], {item["created"] for item in applied}) == (kinds, {True})
@@ -176,7 +179,7 @@ def test_namespace_that_is_just_going(flow: Flow, namespace: str, kubectl: Kubec
     code, report = flow("steps: [{apply: all.yaml, timeout: 40s}]")
     timer.join()
 
-    assert code == 0, report
+    assert code == 0, (report["problems"], report["log"])
     assert [item["created"] for item in report["steps"][0]["outputs"]["objects"]] == [True, True]
     assert report["cleanup"]["deleted"] == 2
 
@@ -258,13 +261,149 @@ def test_somebody_is_faster(flow: Flow, namespace: str, kubectl: Kubectl, tmp_pa
     )
     other.chmod(0o755)
     (tmp_path / "theirs").write_text(kubectl("config", "view", "--raw", "--flatten"))
-    import os
-
     code, report = flow("steps: [{apply: map.yaml}]", env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
 
     live = json.loads(kubectl("get", "configmap", "late", "-n", namespace, "-o", "json"))
-    assert code == 0, report
+    assert code == 0, (report["problems"], report["log"])
     assert report["steps"][0]["outputs"]["objects"][0]["created"] is False
     assert (live["data"], live["metadata"].get("labels")) == ({"a": "new"}, None)
     assert "configmap/late: made by somebody else in the meantime" in report["log"]
     assert report["cleanup"] == {**report["cleanup"], "deleted": 0, "left": []}
+
+
+# -- where manifests come from ----------------------------------------------------------------------------------------
+
+
+def test_every_source(flow: Flow, tmp_path: Path, kubectl: Kubectl, namespace: str, app_image: str) -> None:
+    """A kustomization, objects in the workflow itself, a URL; other images without templates; ready in the end."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/kustomization.yaml").write_text("resources: [pod.yaml]\nnamePrefix: my-\n")
+    (tmp_path / "base/pod.yaml").write_text(POD.replace("image: pythonapp", "image: example.test/app:1"))
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/map.yaml").write_text(MAP)
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code, report = flow(f"""
+            inputs: {{greeting: "it's me"}}
+            steps:
+              - apply: {{kustomize: base, images: {{example.test/app: "{app_image}:latest"}}, wait: true}}
+              - run: test "$(kubectl get pod my-app -o jsonpath='{{.status.phase}}')" = Running
+              - apply:
+                  manifest:
+                    apiVersion: v1
+                    kind: ConfigMap
+                    metadata: {{name: inline}}
+                    data: {{greeting: "${{{{ inputs.greeting }}}}"}}
+              - run: test "$(kubectl get configmap inline -o jsonpath='{{.data.greeting}}')" = "it's me"
+              - apply:
+                  manifest: |
+                    apiVersion: v1
+                    kind: ConfigMap
+                    metadata: {{generateName: text-}}
+                    ---
+                    {{apiVersion: v1, kind: ConfigMap, metadata: {{name: second}}}}
+                  server_side: true
+              - apply: {{file: "http://127.0.0.1:{server.server_port}/map.yaml", allow_remote: true}}
+              - apply: {{file: "http://127.0.0.1:{server.server_port}/missing.yaml", allow_remote: true}}
+                continue_on_error: true
+            """)
+        server.shutdown()
+
+    assert code == 0, (report["problems"], report["log"])
+    names = [[item["name"] for item in step["outputs"].get("objects", ())] for step in report["steps"]]
+    assert (names[0], names[2], names[4][1], names[5]) == (["my-app"], ["inline"], "second", ["late"])
+    assert names[4][0].startswith("text-")
+    assert "missing.yaml" in failure(report)["message"]
+    assert report["cleanup"]["deleted"] == 5
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None: ...
+
+
+def test_wait_fails_as_early_as_a_wait_step(flow: Flow, tmp_path: Path) -> None:
+    """Of several objects the one that cannot become ready ends the step, with its reason."""
+    (tmp_path / "all.yaml").write_text(f"{MAP}---\n{POD.replace('image: pythonapp', 'image: no-such-image')}")
+
+    code, report = flow("steps: [{apply: {file: all.yaml, wait: true}}]")
+
+    assert (code, failure(report)["reason"]) == (1, "ErrImageNeverPull")
+    assert failure(report)["seconds"] < 20
+    assert report["cleanup"]["deleted"] == 2
+
+
+def test_permission_that_is_missing(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """Who may not do what, and how to ask; at once."""
+    (tmp_path / "roles.yaml").write_text("""\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules: [{apiGroups: [""], resources: [configmaps, namespaces], verbs: [get, list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: default}]
+""")
+    (tmp_path / "map.yaml").write_text(MAP)
+    kubectl("apply", "-n", namespace, "-f", str(tmp_path / "roles.yaml"))
+    config = json.loads(kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
+    token = kubectl("create", "token", "default", "-n", namespace).strip()
+    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
+    (tmp_path / "reader").write_text(json.dumps(config))
+
+    context = config["current-context"]
+    code, report = flow(
+        "steps: [{apply: map.yaml}]", "--context", context, env={"KUBECONFIG": str(tmp_path / "reader")}
+    )
+
+    why = failure(report)
+    assert (code, why["reason"]) == (1, "Forbidden"), report
+    assert why["message"] == f"system:serviceaccount:{namespace}:default may not create configmaps"
+    assert f"kubectl auth can-i create configmaps --namespace={namespace}" in why["hint"]
+    assert why["seconds"] < 5
+    assert report["cleanup"]["deleted"] == 0
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_changed_image_under_the_same_name(
+    flow: Flow, tmp_path: Path, namespace: str, kubectl: Kubectl, app_image: str
+) -> None:
+    """It reaches the node; what still runs the older one is named, with what to type. An unchanged one is not sent."""
+    image = f"{app_image}-{namespace}"
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM $BASE\nCOPY note /note\n")
+    (tmp_path / "note").write_text("one")
+    (tmp_path / "web.yaml").write_text(f"""\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{{name: app, image: {image}, imagePullPolicy: Never, command: [python3, -m, http.server]}}]
+""")
+    steps = f"""
+        inputs: {{base: {{env: BASE_IMAGE, default: docker.io/library/python:3-alpine}}}}
+        steps:
+          - build: {{image: {image}, args: {{BASE: "${{{{ inputs.base }}}}"}}}}
+          - apply: {{file: web.yaml, wait: true}}
+          - run: printf two >note
+          - build: {{image: {image}, args: {{BASE: "${{{{ inputs.base }}}}"}}}}
+          - build: {{image: {image}, args: {{BASE: "${{{{ inputs.base }}}}"}}}}
+          - apply: web.yaml
+        """
+    code, report = flow(steps)
+
+    assert code == 0, (report["problems"], report["log"])
+    notes = [line for line in report["log"].splitlines() if " note " in line]
+    assert ["loaded by" in note for note in notes] == [True, True, False]
+    (warning,) = [line for line in report["log"].splitlines() if " warning " in line]
+    assert f"still runs the {image} of before: deployment/web did not change" in warning
+    assert "kubectl rollout restart deployment/web" in report["log"]
