@@ -114,7 +114,7 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     faults = [
         *(manifests.faults(data["file"], files, "file", remote=remote) if "file" in data else ()),
         *(kustomize.faults(data["kustomize"], files, "kustomize", remote=remote) if "kustomize" in data else ()),
-        *(manifests.inline_faults(data["manifest"], "manifest") if "manifest" in data else ()),
+        *(manifests.inline_faults(data["manifest"], files, "manifest") if "manifest" in data else ()),
     ]
     yield from faults
     if not faults:

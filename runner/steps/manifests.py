@@ -181,8 +181,16 @@ def not_an_object(data: Any) -> str:
     return next(filter(None, named), "") or wrong_namespace(str(meta.get("namespace") or ""))
 
 
-def inline_faults(value: Any, key: str) -> Iterator[Fault]:
+def inline_faults(value: Any, files: Files, key: str) -> Iterator[Fault]:
     """What is wrong with manifests that stand in the workflow: a map, a list of maps, or a text of documents."""
+    faults = list(_inline_faults(value, key))
+    yield from faults
+    for item in [] if faults else known({key: value}, files.folder):
+        ref = item.ref
+        yield from not_allowed(ref.kind, ref.name, ref.namespace, files, (key,), deleting=False)
+
+
+def _inline_faults(value: Any, key: str) -> Iterator[Fault]:
     if isinstance(value, str):
         if not has_expression(value):
             yield from _text_faults(value, (key,))
