@@ -1,0 +1,204 @@
+"""A secret in every place that can hold one without a cluster; every output is searched for every form of it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runner.commands.validate
+from runner.cli import main
+from tests.conftest import Completed, Runner
+from tests.test_masking import FORMS
+
+# One for each place; with signs that JSON, URLs and shells escape.
+SECRETS = {
+    "input": "In'put\"Secret<1>",
+    "value": "Value\\Secret/&2",
+    "token": "Own$Environ=Token3",
+    "step": "Step%Env Secret4",
+    "url": "UrlPassw0rd-5",
+    "lines": "first-line-of-6\nsecond/line-of-6",
+}
+PRINTED = {name: form for name, form in FORMS.items() if name != "printf %q"}
+WORKFLOW = """
+inputs:
+  given: {secret: true, env: GIVEN}
+  read: {type: map, secret: true}
+  lines: {secret: true, env: LINES_INPUT}
+vars:
+  login: "admin:${{ inputs.given }}"
+steps:
+  - id: echoes
+    name: "with ${{ inputs.given }}"
+    run: [cat]
+    env:
+      PASSWORD: STEP
+      ANY: "${{ vars.login }}"
+    show: true
+  - id: prints
+    run: {command: [python3, print.py], stdin: "${{ inputs.given }}"}
+    env:
+      A: "${{ inputs.given }}"
+      B: "${{ inputs.read.inner }}"
+      C_PASSWORD: "${{ env.SERVICE_TOKEN }}"
+      D_PASSWORD: "Step%Env Secret4"
+      E: "${{ inputs.lines }}"
+    show: true
+  - run: [cat, "${{ steps.prints.outputs.stdout }}"]
+    continue_on_error: true
+  - run: {command: 'echo "$A"', expect: {stdout: {equals: "${{ inputs.read.inner }}"}}}
+    env: {A: "${{ inputs.given }}"}
+    continue_on_error: true
+  - verify:
+      url: "http://127.0.0.1:PORT/${{ inputs.given.size() }}?token=${{ env.SERVICE_TOKEN }}"
+      request: {headers: {Authorization: "Bearer ${{ inputs.given }}"}, body: "${{ inputs.read.inner }}"}
+      contains: "${{ inputs.given }} is not there"
+    timeout: 300ms
+    continue_on_error: true
+  - run: 'python3 print.py >&2; exit CODE'
+    env: {A: "${{ inputs.given }}", B: "${{ inputs.read.inner }}", E: "${{ inputs.lines }}"}
+"""
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    """Answers with what it was asked."""
+
+    def do_GET(self) -> None:
+        body = f"{self.path} {self.headers}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 - the name that the library calls
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def planted(tmp_path: Path, port: int) -> Path:
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    (folder / "print.py").write_text(
+        "import os, sys\nsys.path.insert(0, os.environ['TESTS'])\nfrom tests.test_planted_secrets import PRINTED\n"
+        "for name in ('A', 'B', 'C_PASSWORD', 'D_PASSWORD', 'E', 'PROXY'):\n"
+        "    for form in PRINTED.values():\n"
+        "        print(name, form(os.environ.get(name, '')))\n"
+    )
+    (folder / "values.yaml").write_text(json.dumps({"read": {"inner": SECRETS["value"]}}))
+    text = (
+        WORKFLOW.replace("PORT", str(port))
+        .replace("python3", sys.executable)
+        .replace(": STEP", f": {json.dumps(SECRETS['step'])}")
+    )
+    for code in (0, 1):
+        (folder / f"exit{code}.yaml").write_text(text.replace("CODE", str(code)))
+    return folder
+
+
+def run(runner: Runner, folder: Path, file: str, *arguments: str) -> Completed:
+    return runner(
+        "run",
+        folder / file,
+        "--values",
+        folder / "values.yaml",
+        "--events",
+        folder.parent / "events.jsonl",
+        *arguments,
+        env={
+            "GIVEN": SECRETS["input"],
+            "LINES_INPUT": SECRETS["lines"],
+            "SERVICE_TOKEN": SECRETS["token"],
+            "PROXY": f"http://me:{SECRETS['url']}@proxy.example:3128",
+            "TESTS": str(Path(__file__).parents[1]),
+            "LC_ALL": "C.UTF-8",
+        },
+    )
+
+
+def found(text: str, known: frozenset[str] = frozenset()) -> list[str]:
+    """The forms of secrets that stand in a text. `known` stands in the workflow file as a literal."""
+    values = {name: value for name, value in SECRETS.items() if name not in known}
+    lines = {f"{name}[{n}]": line for name, value in values.items() for n, line in enumerate(value.splitlines())}
+    return [
+        f"{name} as {form}: {spell(value)}"
+        for name, value in lines.items()
+        for form, spell in FORMS.items()
+        if form != "colours" and spell(value) in text
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("-v",), ("-o", "json", "--log-format", "json", "-v")], ids=" ".join)
+@pytest.mark.parametrize("code", [0, 1])
+def test_no_sink_has_a_secret(
+    planted: Path, runner: Runner, tmp_path: Path, code: int, arguments: tuple[str, ...]
+) -> None:
+    """Terminal, log, report, JSON, events and the run's folder, of a run that passes and of one that fails."""
+    done = run(runner, planted, f"exit{code}.yaml", *arguments)
+    kept = {str(path): path.read_text() for path in (tmp_path / "state").rglob("*") if path.is_file()}
+    events = (tmp_path / "events.jsonl").read_text()
+
+    assert done.returncode == code, done.stdout + done.stderr
+    sinks = {"stdout": done.stdout, "stderr": done.stderr, "events": events, **kept}
+    for name, text in sinks.items():
+        assert found(text) == [], name
+    assert "***" in done.stderr
+    assert events.count("***") > len(PRINTED)
+
+
+def test_plan_has_no_secret(planted: Path, runner: Runner) -> None:
+    """Nor a script that is made of it: there, secrets are variables."""
+    common = ("--values", planted / "values.yaml")
+    env = {"GIVEN": SECRETS["input"], "LINES_INPUT": SECRETS["lines"], "SERVICE_TOKEN": SECRETS["token"]}
+    table = runner("plan", planted / "exit0.yaml", *common, env=env)
+    script = runner("plan", "--format", "sh", planted / "exit0.yaml", *common, env=env)
+
+    assert (table.returncode, script.returncode) == (0, 0), table.stderr + script.stderr
+    assert found(table.stdout + table.stderr + script.stdout + script.stderr, frozenset({"step"})) == []
+    assert "SERVICE_TOKEN" in script.stdout
+
+
+def test_bug_tells_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last words of exit code 70 quote whatever an exception quotes."""
+
+    def broken(_: object) -> int:
+        raise ValueError(f"cannot use {SECRETS['token']!r} \x1b]0;title\x07")
+
+    monkeypatch.setenv("SERVICE_TOKEN", SECRETS["token"])
+    monkeypatch.setattr(runner.commands.validate, "run", broken)
+    (tmp_path / "w.yaml").write_text("steps: [{run: a}]")
+    code = main(["validate", str(tmp_path / "w.yaml")])
+    err = capsys.readouterr().err
+
+    assert code == 70
+    assert "ValueError: cannot use '***'" in err
+    assert found(err) == []
+    assert "\x1b" not in err
+    assert sys.exc_info() == (None, None, None)
+
+
+def test_declared_secret_that_is_too_short(tmp_path: Path, runner: Runner) -> None:
+    """It cannot be masked, so it is refused, and not shown."""
+    (tmp_path / "w.yaml").write_text("inputs: {pin: {secret: true, env: PIN}}\nsteps: [{run: a}]")
+    done = runner("run", tmp_path / "w.yaml", env={"PIN": "7q#"})
+
+    assert done.returncode == 2
+    assert "input `pin` is secret and shorter than 4 characters, which cannot be masked" in done.stderr
+    assert "7q#" not in done.stderr
