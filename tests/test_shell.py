@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -194,3 +195,35 @@ def _until(condition: object) -> None:
     deadline = Deadline(30)
     while not condition():  # type: ignore[operator]
         deadline.pause(0.01)
+
+
+# -- the environment of children --------------------------------------------------------------------------------------
+
+
+def test_proxies_are_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a proxy is set, what is for a forwarded port does not go there; what was excepted before still is."""
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "NO_PROXY" not in shell.environment({})
+    monkeypatch.setenv("NO_PROXY", "example.com,localhost")
+    env = shell.environment({"https_proxy": "http://proxy:3128", "GONE": None})
+
+    assert env["NO_PROXY"] == env["no_proxy"] == "example.com,localhost,127.0.0.1,::1"
+
+
+def test_programs_in_relative_folders_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubectl beside the workflow is not the user's kubectl."""
+    (tmp_path / "kubectl").write_text("#!/bin/sh\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+
+    for path in (".", "", f".{os.pathsep}relative", os.pathsep):
+        assert shell.find("kubectl", {"PATH": path}) is None
+    assert shell.find("kubectl", {"PATH": f".{os.pathsep}{tmp_path}"}) == str(tmp_path / "kubectl")
+
+
+def test_nul_characters() -> None:
+    """No argument and no variable can have one; that is a message and no traceback."""
+    for command in (Command(("true", "a\0b")), Command(("true",), env={"A": "\0"})):
+        with Deadline(10) as deadline, pytest.raises(CannotStart, match="NUL character"):
+            shell.run(command, deadline)
