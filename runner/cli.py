@@ -64,7 +64,8 @@ examples:
 
 An object is removed only if it is the very one that the run made. What a run kept on purpose goes only with --run.
 
-exit codes: 0 nothing is left, 2 usage, 3 the cluster is refused or does not answer, 5 something could not be removed
+exit codes: 0 nothing is left, 2 usage, 3 the cluster of --cluster is refused or does not answer,
+5 something could not be removed (the reason stands beside it)
 """
 
 

@@ -241,6 +241,8 @@ def _settled(fired: Sequence[_Fired], fire: Callable[[Undo], _Fired], hand: Remo
 
 
 def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
+    if isinstance(shot.error, Cancelled):
+        return Gone(shot.record, f"its deletion was not reached before {shot.error.message}")
     if shot.error:
         return Gone(shot.record, shot.error.message, hopeless=_is_hopeless(shot.error))
     for member in shot.members:
@@ -249,6 +251,8 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
         except Expired:
             return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)}")
+        except Cancelled as error:
+            return Gone(shot.record, f"its deletion was started, and not waited for ({error.message})")
         except RunnerError as error:
             return Gone(shot.record, f"{member} may still exist: {error.message}")
     return Gone(shot.record, found=bool(shot.members))

@@ -19,7 +19,7 @@ from runner import __version__, cleanup, engine, masking, orphans, shell
 from runner.cluster import images
 from runner.cluster.choose import Choice, engine_of, open_cluster
 from runner.commands import files
-from runner.errors import Cancelled, RunnerError, UsageError
+from runner.errors import Cancelled, ExitCode, RunnerError, UsageError
 from runner.events import Events
 from runner.expressions import EvaluationError
 from runner.journal import EVENTS, Journal, Place, leftovers, new_run_id, runs_folder, unfinished
@@ -95,6 +95,8 @@ def _say_goodbye(journal: Journal, error: BaseException | None) -> None:
     """What keeps a run from starting ends it; after a bug the watchdog looks whether something is left."""
     if isinstance(error, RunnerError):
         journal.end("error", int(error.code))
+    elif error and not journal.goodbye:
+        journal.end("bug", ExitCode.BUG, handover=True)
     if journal.goodbye and not journal.goodbye.handover:
         cleanup.tidy(journal.folder)
 

@@ -95,6 +95,51 @@ def test_everything_dead_at_once(site: Site) -> None:
     assert f"{run}: crashed" in runner(site, "show", run).stdout
 
 
+def test_what_is_kept_goes_by_name(site: Site) -> None:
+    """`--keep` leaves it, the next run may update it, and `clean` removes it only when its run is named."""
+    site.write("flow.yaml", "steps: [{apply: map.yaml}]")
+    kept = runner(site, "--keep", "flow.yaml")
+    run = run_of(site)
+    again = runner(site, "flow.yaml")
+    everything = runner(site, "clean", "--all")
+    there = site.kubectl("get", "configmap", f"own-{site.tag}", "-n", site.place, "-o", "name")
+    named = runner(site, "clean", "--run", run)
+
+    assert (kept.returncode, again.returncode) == (0, 0), kept.stderr + again.stderr
+    assert f"kept: configmap/own-{site.tag} (namespace {site.place})" in kept.stdout
+    assert "runner clean" not in again.stderr
+    assert "0 objects removed" in everything.stdout
+    assert there
+    assert (named.returncode, "1 object removed, 0 left" in named.stdout) == (0, True), named.stdout
+    assert site.settle() == []
+
+
+def test_second_signal_does_not_wait(site: Site) -> None:
+    """Everything is fired within the first second; what was not waited for is named, and goes; `finally` has run."""
+    maps = "---\n".join(MAP.replace("m-TAG", f"many-TAG-{number}") for number in range(30))
+    site.write("many.yaml", maps + "---\n" + HELD.replace("held", "held-TAG, namespace: PLACE"))
+    site.write("flow.yaml", "steps: [{apply: many.yaml}, {run: sleep 300}]\nfinally: [{run: touch finally}]")
+    process, _ = site.start()
+    site.await_event("step started", "steps[1]")
+    process.send_signal(signal.SIGINT)
+    while not any(f"held-{site.tag}" in str(record.get("waiting_for")) for record in site.events()):
+        time.sleep(0.01)
+    alone = f"configmap/held-{site.tag}"
+    marked = ("get", alone, "-n", site.place, "-o", "jsonpath={.metadata.deletionTimestamp}")
+    while not site.kubectl(*marked):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code = process.wait(30)
+    output = (site.folder / "output").read_text()
+    site.kubectl("patch", alone, "-n", site.place, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+
+    assert code == 130
+    assert (site.folder / "finally").exists()
+    assert "ending the step and cleaning up for up to 7 s; again: do not wait" in output
+    assert f"left: {alone} (namespace {site.place}): its deletion was started, and not waited for (SIGINT)" in output
+    assert site.settle() == [], site.story()
+
+
 def test_two_runs_at_once(site: Site) -> None:
     """The second one refuses to take over an object of the first, and leaves it as it is."""
     site.write("flow.yaml", SLEEP)
@@ -134,7 +179,7 @@ def test_namespace_that_hangs_on_a_finalizer(site: Site) -> None:
     place = made.partition("/")[2]
     site.kubectl("patch", "configmap", "held", "-n", place, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
 
-    assert (code, took < 9.5) == (130, True), output
+    assert (code, took < 20) == (130, True), output  # 7 s, on a machine that has time
     assert f"left: configmap/held (namespace {place}): configmap/held still exists, held by its finalizers: " in output
     assert "example.com/hold" in output
     assert "the watchdog goes on removing it for up to 10 min; what is left after that:" in output
@@ -153,7 +198,7 @@ def test_third_signal_leaves_at_once_and_says_the_truth(site: Site) -> None:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)  # two that come at once are one
-    code = process.wait(10)
+    code = process.wait(30)
     output = (site.folder / "output").read_text()
 
     assert code == 130
