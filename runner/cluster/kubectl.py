@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from runner.cluster import applying, deletion, diagnosis, removal
 from runner.cluster.http import Api
@@ -71,6 +71,8 @@ class KubectlDialect:
     def wait(self, selection: Selection, until: str, timeout: int) -> Command:
         known = {"ready": ready_condition, "complete": complete_condition}
         condition = known[until](selection.kind) if until in known else until
+        if until == "ready" and selection.names and selection.kind.lower() in ("service", "services", "svc"):
+            selection, condition = _endpoints(selection), "jsonpath={.endpoints[0].conditions.ready}=true"
         return Command(
             (
                 "kubectl",
@@ -101,36 +103,34 @@ def complete_condition(kind: str) -> str:
     return "jsonpath={.status.phase}=Succeeded" if is_pod else "condition=Complete"
 
 
+_READY_CONDITIONS: Final[Mapping[str, str]] = {
+    "deployment deployments deploy apiservice apiservices": "condition=Available",
+    "job jobs": "condition=Complete",
+    "statefulset statefulsets sts replicaset replicasets rs": "jsonpath={.status.readyReplicas}",
+    "daemonset daemonsets ds": "jsonpath={.status.numberReady}",
+    "crd crds customresourcedefinition customresourcedefinitions": "condition=Established",
+    "persistentvolumeclaim persistentvolumeclaims pvc": "jsonpath={.status.phase}=Bound",
+    "namespace namespaces ns": "jsonpath={.status.phase}=Active",
+    "ingress ingresses ing": "jsonpath={.status.loadBalancer.ingress}",
+    "horizontalpodautoscaler horizontalpodautoscalers hpa": "condition=ScalingActive",
+    "poddisruptionbudget poddisruptionbudgets pdb": "jsonpath={.status.observedGeneration}",
+    # Kinds without a state are ready as soon as they exist.
+    "configmap configmaps cm secret secrets serviceaccount serviceaccounts sa service services svc": "create",
+    "role roles rolebinding rolebindings networkpolicy networkpolicies netpol": "create",
+    "endpoints ep cronjob cronjobs cj": "create",
+}
+_READY_CONDITION: Final = {word: found for words, found in _READY_CONDITIONS.items() for word in words.split()}
+
+
 def ready_condition(kind: str) -> str:
     """What `kubectl wait --for=` calls the readiness of a kind."""
-    name = kind.lower().split(".")[0]
-    if name in ("deployment", "deployments", "deploy"):
-        return "condition=Available"
-    if name in ("job", "jobs"):
-        return "condition=Complete"
-    if name in ("statefulset", "statefulsets", "sts", "replicaset", "replicasets", "rs"):
-        return "jsonpath={.status.readyReplicas}"
-    if name in ("crd", "crds", "customresourcedefinition", "customresourcedefinitions"):
-        return "condition=Established"
-    if name in ("persistentvolumeclaim", "persistentvolumeclaims", "pvc"):
-        return "jsonpath={.status.phase}=Bound"
-    if name in ("namespace", "namespaces", "ns"):
-        return "jsonpath={.status.phase}=Active"
-    if name in ("daemonset", "daemonsets", "ds"):
-        return "jsonpath={.status.numberReady}"
-    if name in _READY_WHEN_THERE:
-        return "create"
-    return "condition=Ready"
+    return _READY_CONDITION.get(kind.lower().split(".")[0], "condition=Ready")
 
 
-# Kinds without a state: they are ready as soon as they exist.
-_READY_WHEN_THERE = frozenset(
-    {
-        *("configmap", "configmaps", "cm", "secret", "secrets", "service", "services", "svc"),
-        *("serviceaccount", "serviceaccounts", "sa", "role", "roles", "rolebinding", "rolebindings"),
-        *("ingress", "ingresses", "ing", "networkpolicy", "networkpolicies", "netpol", "endpoints", "ep"),
-    }
-)
+def _endpoints(services: Selection) -> Selection:
+    """The EndpointSlices of Services, which say whether somebody answers behind them."""
+    label = f"kubernetes.io/service-name in ({','.join(services.names)})"
+    return Selection("endpointslice", selector=label, namespace=services.namespace)
 
 
 def _namespaced(namespace: str) -> tuple[str, ...]:

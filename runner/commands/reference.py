@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +16,13 @@ from runner.steps import KINDS
 from runner.steps.kind import Kind
 from runner.workflow import ClusterSpec, FileKeys, InputSpec, NamespaceSpec, RetrySpec, StepKeys
 
+_MEASURED = Path(__file__).parents[1] / "measured.json"
+
+_MEASURING = """\
+Measured on a real Kubernetes 1.34 by `python -m tests.bench --only reasons`: the median time from the moment at which
+the API server first shows the cause (of a crash loop, the first crash) to the report, the time that is tolerated
+included; and what `kubectl wait --timeout=60s` takes on the same object.
+"""
 _HEAD = """\
 # Reference
 
@@ -93,13 +102,17 @@ def _kind(kind: Kind) -> Iterator[str]:
 def _reasons() -> Iterator[str]:
     """The table of what ends a wait early."""
     yield "\n### Why a wait ends early\n"
-    yield "| reason | seen in | tolerated | meaning | what to do |"
-    yield "|---|---|---|---|---|"
+    yield _MEASURING
+    yield "| reason | seen in | tolerated | measured | kubectl wait | meaning | what to do |"
+    yield "|---|---|---|---|---|---|---|"
+    measured = json.loads(_MEASURED.read_text())
     for name, row in REASONS.items():
         time = f"{row.tolerated:g} s" if row.tolerated else "not at all"
         if row.permanent:
             time += "; not at all when the registry says that it has no such image"
-        yield f"| `{name}` | {_cell(row.seen)} | {time} | {_cell(row.meaning)} | {_cell(row.hint)} |"
+        found = measured.get(name)
+        figures = f"{found['report']:.2f} s | {found['kubectl_wait']:.0f} s" if found else " | "
+        yield f"| `{name}` | {_cell(row.seen)} | {time} | {figures} | {_cell(row.meaning)} | {_cell(row.hint)} |"
 
 
 def _nested(struct: type[msgspec.Struct]) -> Iterator[tuple[str, type[msgspec.Struct]]]:

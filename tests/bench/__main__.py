@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import waiting
+from tests.bench import reasons, waiting
 
 ROOT = Path(__file__).parents[2]
 FLOW = """\
@@ -165,14 +165,17 @@ PARTS: dict[str, Callable[[int, Path], list[str]]] = {
     "crash": crash_safety,
     "latency": waiting.latency,
     "crowds": waiting.crowds,
+    "reasons": reasons.reasons,
 }
 """What is measured: each answers rows of the table."""
+USUAL = [part for part in PARTS if part != "reasons"]
+"""`reasons` takes minutes, and writes the figures of the reference anew."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="these parts (all)")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=USUAL, help="these parts (all but reasons)")
     options = parser.parse_args()
     if not os.environ.get("KUBECONFIG"):
         sys.exit("no cluster: `make bench` starts one, KUBECONFIG=... make bench takes yours")

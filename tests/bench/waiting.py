@@ -28,10 +28,10 @@ class Api:
     """The API server, through a `kubectl proxy` of the benchmark's own."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
 
     def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": kind})
         answer = connection.getresponse()
         text = answer.read()

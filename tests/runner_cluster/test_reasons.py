@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import runner
 from runner.cluster.reasons import REASONS, Trouble
+from runner.commands import reference
 
 POD: dict[str, Any] = {"kind": "Pod", "metadata": {"name": "web", "namespace": "demo", "uid": "u"}}
 
@@ -23,6 +27,15 @@ def test_rows(name: str) -> None:
     assert not row.meaning.endswith(".")
     assert Trouble(name, POD, "app").look.startswith("kubectl ")
     assert "{" not in Trouble(name, POD, "app").look
+
+
+def test_figures_are_about_rows() -> None:
+    """What was measured stands in the reference beside its row; nobody renames a row and forgets the figures."""
+    measured = json.loads((Path(runner.__file__).parent / "measured.json").read_text())
+
+    assert set(measured) <= set(REASONS)
+    assert all(row["report"] < REASONS[name].tolerated + 5 < row["kubectl_wait"] for name, row in measured.items())
+    assert f"| {measured['ErrImageNeverPull']['report']:.2f} s |" in reference.page()
 
 
 def test_sentence_and_line_to_type() -> None:

@@ -48,6 +48,12 @@ def faults(data: dict[str, Any]) -> list[Fault]:
             {"target": "job/a", "until": "complete"},
             "kubectl wait job/a --namespace=demo --for=condition=Complete --timeout=120s",
         ),
+        (
+            {"target": "ing/a"},
+            "kubectl wait ing/a --namespace=demo '--for=jsonpath={.status.loadBalancer.ingress}' --timeout=120s",
+        ),
+        ({"target": "configmap/a"}, "kubectl wait configmap/a --namespace=demo --for=create --timeout=120s"),
+        ({"target": "widget/a"}, "kubectl wait widget/a --namespace=demo --for=condition=Ready --timeout=120s"),
         ({"target": "pod/a", "until": "deleted"}, "kubectl wait pod/a --namespace=demo --for=delete --timeout=120s"),
         ({"target": "pod/a", "until": "exists"}, "kubectl wait pod/a --namespace=demo --for=create --timeout=120s"),
         (
@@ -76,9 +82,12 @@ def test_line_of_the_plan(data: dict[str, Any], line: str) -> None:
 
 def test_one_line_for_each_kind_of_object() -> None:
     """Objects of the same kind are waited for together; no namespace, no flag."""
-    assert wait.equivalent(args({"target": ["pod/a", "svc/x", "pod/b"]}), scene("", 7)) == (
-        "kubectl wait pod/a pod/b --for=condition=Ready --timeout=7s",
-        "kubectl wait svc/x --for=create --timeout=7s",
+    lines = wait.equivalent(args({"target": ["pod/a", "svc/x", "pod/b"]}), scene("", 7))
+
+    assert lines[0] == "kubectl wait pod/a pod/b --for=condition=Ready --timeout=7s"
+    assert lines[1] == (
+        "kubectl wait endpointslice '--selector=kubernetes.io/service-name in (x)' "
+        "'--for=jsonpath={.endpoints[0].conditions.ready}=true' --timeout=7s"
     )
 
 
