@@ -19,6 +19,7 @@ from runner.errors import StepFailed
 # Deletes an entry of the table of neighbours; <linux/sockios.h>.
 _SIOCDARP: Final = 0x8953
 CONNECT_SECONDS: Final = 5.0
+_SILENCE_SECONDS: Final = 0.05
 
 
 class PodmanFarEnd:
@@ -56,6 +57,10 @@ class PodmanFarEnd:
                 self._addresses.pop(port, None)
             deadline.pause(pause)
             pause = min(0.25, pause * 2)
+
+    def silence(self) -> float:
+        """A Pod refuses the connection itself; podman takes those to a published port, and ends them then."""
+        return 0.0 if self._direct else _SILENCE_SECONDS
 
     def answered(self, far: socket.socket) -> None:
         """Nothing hangs on it here."""

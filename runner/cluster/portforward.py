@@ -32,6 +32,8 @@ _LONGEST_PAUSE: Final = 1.0
 _STABLE_SECONDS: Final = 2.0
 """A child that lived this long was good: the next one starts without a pause."""
 _START_SECONDS: Final = 30.0
+_SHORTEST_SILENCE: Final = 0.05
+_LONGEST_SILENCE: Final = 1.0
 _QUIET_SECONDS: Final = 10.0
 """A restart for the same reason as the last one is not reported again within this time."""
 REFUSED: Final = "the connection was refused, nothing listens there (yet)"
@@ -94,6 +96,11 @@ class PortForward:
             if not tunnel.child.exited:
                 return far
             far.close()  # the port may be that of another program by now
+
+    def silence(self) -> float:
+        # The way to the Pod takes a part of what kubectl takes to start, on a busy machine as on an idle one.
+        starting = self._tunnel.starting if self._tunnel else 0.0
+        return min(_LONGEST_SILENCE, max(_SHORTEST_SILENCE, 1.5 * starting))
 
     def answered(self, far: socket.socket) -> None:
         for tunnel in (self._tunnel, self._retired):
@@ -265,6 +272,8 @@ class _Tunnel:
         self._ports = ports
         self._spoken = threading.Event()
         self._started = time.monotonic()
+        self.starting = 0.0
+        """Seconds until it listened."""
         self._changed = changed
         self.child: Child = start(line, self._on_line, self._on_exit)
 
@@ -309,6 +318,7 @@ class _Tunnel:
             if listening := re.match(r"Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)", line):
                 self._locals[int(listening[2])] = int(listening[1])
                 if len(self._locals) == self._ports:
+                    self.starting = self.age()
                     self._spoken.set()
         elif "connection refused" in line:
             self._on_refusal(line, REFUSED)

@@ -22,8 +22,6 @@ _REPLAY: Final = 1 << 16
 """Bytes of a client that are kept until the far end answers, to be said again when the far end refused to listen."""
 CONNECT_SECONDS: Final = 60.0
 """So long a client waits while its target is away."""
-_SILENCE_SECONDS: Final = 0.05
-"""A connection that the far end refused is closed within this time; one that stays open was taken."""
 _EXHAUSTED_SECONDS: Final = 0.1
 _GONE: Final = select.POLLHUP | select.POLLERR
 _LISTENING: Final = "0A"
@@ -122,6 +120,9 @@ class Dialer(Protocol):
         `TimedOut`, `Cancelled`, or `StepFailed` when it cannot come any more.
         """
 
+    def silence(self) -> float:
+        """A connection that the far end refused is closed within so many seconds; one that stays open was taken."""
+
     def answered(self, far: socket.socket) -> None:
         """This connection said something: it was not refused."""
 
@@ -133,7 +134,7 @@ def await_listener(dialer: Dialer, port: str, deadline: Deadline, say: Say) -> N
     """Return when the port takes a connection. `connect` paces the attempts."""
     while True:
         with dialer.connect(port, deadline, say) as far:
-            open_, _, _ = select.select([far], [], [], _SILENCE_SECONDS)
+            open_, _, _ = select.select([far], [], [], dialer.silence())
             if not open_ or _speaks(far) or not dialer.refused(far):
                 return  # a connection that was taken and ended has somebody at its end, too
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runner import shell
-from runner.cluster import relay
+from runner.cluster import portforward
 from runner.cluster.portforward import REFUSED, PortForward, command
 from runner.cluster.relay import Relay
 from runner.cluster.targets import Follower, Place, Sight
@@ -111,7 +111,7 @@ def relaying(forward: PortForward) -> Iterator[Relay]:
 
 @pytest.fixture
 def fakes(tmp_path: Path, fake_bin: FakeBin, hand: FakeHand, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    monkeypatch.setattr(relay, "_SILENCE_SECONDS", 0.1)  # the fake is slow to refuse on a busy machine
+    monkeypatch.setattr(portforward, "_SHORTEST_SILENCE", 0.1)  # the fake is slow to refuse on a busy machine
     return Fakes(tmp_path, fake_bin, hand)
 
 

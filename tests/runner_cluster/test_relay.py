@@ -32,6 +32,9 @@ class FakeDialer:
         address = self._addresses.pop(0) if len(self._addresses) > 1 else self._addresses[0]
         return socket.create_connection(("127.0.0.1", address))
 
+    def silence(self) -> float:
+        return 0.1
+
     def answered(self, far: socket.socket) -> None: ...
 
     def refused(self, far: socket.socket) -> bool:
