@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from runner import document, workflow
+from runner import document, engine, workflow
 from runner.cli import main
 from runner.cluster.protocol import Selection
-from runner.errors import InvalidWorkflow
+from runner.engine import Run
+from runner.errors import CannotStart, InvalidWorkflow
+from runner.events import Events
+from runner.journal import Journal
 from runner.scope import Scope
 from runner.steps import KINDS
 from runner.workflow import Workflow
@@ -162,6 +165,30 @@ def test_ports_inside_are_free_again_afterwards(tmp_path: Path) -> None:
     build(f"steps: [{{{around}}}, {{{around}}}, {forward}]\n", tmp_path)
     (problem,) = told(f"steps:\n- {forward}\n- {around}\n", tmp_path)
     assert "the step on line 2 listens on 127.0.0.1:5000 already" in problem
+
+
+def test_busy_port_inside_is_found_before_anything_runs(tmp_path: Path, port: int) -> None:
+    """What stands inside of a step is looked at with the rest."""
+    forward = f"{{forward: {{target: pod/a, ports: '{port}:80'}}}}"
+    built = build(f"steps: [{{verify: {{url: 'http://localhost/', throughout: [{forward}]}}}}]\n", tmp_path)
+
+    with pytest.raises(CannotStart, match=f"the local port 127.0.0.1:{port} is in use"):
+        list(engine.preflight(built, Run("r", tmp_path, Events("r"), Journal(tmp_path / "run"))))
+
+
+def test_plan_shows_the_steps_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbered below the step around them, with their commands."""
+    file = tmp_path / "flow.yaml"
+    file.write_text("steps: [{verify: {url: 'http://a/', throughout: [{run: [kubectl, version]}], max_failures: 2}}]\n")
+    main(["plan", str(file)])
+
+    assert capsys.readouterr().out.splitlines()[2:7] == [
+        "  1  verify http://a/",
+        "       ~ curl http://a/",
+        "       ~ the same again and again meanwhile, of which 2 may fail",
+        "      1.1  run kubectl version",
+        "           $ kubectl version",
+    ]
 
 
 def test_steps_run_while_it_asks(execute: Execute, port: int) -> None:

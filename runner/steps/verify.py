@@ -54,6 +54,7 @@ with them. They are run to their end even when asks fail meanwhile, so that the 
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -433,8 +434,15 @@ def _first(last: Try) -> str:
 
 def _hint(question: Question, last: Try) -> str:
     host, _ = question.place
-    if last.answer is None and "refused" in last.wrong[0] and host in ("localhost", "127.0.0.1", "::1"):
-        return "nothing listens there: a `forward` step makes the port of a Pod reachable on this machine"
+    if last.answer is not None:
+        return ""
+    if host in ("localhost", "127.0.0.1", "::1"):
+        told = "nothing listens there: a `forward` step makes the port of a Pod reachable on this machine"
+        return told if "refused" in last.wrong[0] else ""
+    own = "HTTPS_PROXY" if question.url.startswith("https:") else "HTTP_PROXY"
+    for name in (own, "ALL_PROXY"):
+        if os.environ.get(name) or os.environ.get(name.lower()):
+            return f"{name} is set, but `verify` uses no proxies: {host} must be reachable directly"
     return ""
 
 

@@ -281,6 +281,17 @@ def test_proxies_of_the_environment_are_ignored(context: FakeContext, monkeypatc
         assert run(context, url=server.url)["status"] == 200
 
 
+def test_proxy_that_is_not_used_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that only a proxy reaches: the failure says why it was not asked."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(TimedOut) as caught:
+        run(FakeContext(tmp_path, 0.1), url="http://name.invalid/")
+
+    assert caught.value.hint == (
+        "HTTP_PROXY is set, but `verify` uses no proxies: name.invalid must be reachable directly"
+    )
+
+
 def test_localhost_is_what_a_forward_bound(tmp_path: Any) -> None:
     """The address of a forward of the run comes before the usual ones."""
     with serving(hello) as server:
