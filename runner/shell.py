@@ -27,9 +27,13 @@ from typing import IO, Any, Protocol
 
 from runner.deadline import Deadline
 from runner.errors import CannotStart, CommandResult
+from runner.masking import mask
 
 # A child that prints more than this keeps its newest output; what was dropped is counted in a line of its own.
 KEEP_BYTES = 16 * 1024 * 1024
+# Of a line that is longer than this only the beginning is handed on.
+LONGEST_LINE = 1024 * 1024
+SHOWN_OF_LONG = 64 * 1024
 GRACE_SECONDS = 2.0
 _KILLED_SECONDS = 3.0
 
@@ -278,6 +282,8 @@ class _Stream:
         self._size = 0
         self._dropped = 0
         self._rest = b""
+        self._cut = False
+        """Whether the line that goes on was too long: what comes until its end is passed over."""
 
     def read(self) -> tuple[list[str], bool]:
         """The complete lines in the next chunk, and whether there was one."""
@@ -291,7 +297,13 @@ class _Stream:
             self.ended = True
             return [], False
         self._keep(chunk)
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        if lines and self._cut:
+            lines, self._cut = lines[1:], False
+        self._rest = b"" if self._cut else rest
+        if len(self._rest) > LONGEST_LINE:
+            lines.append(_beginning(self._rest))
+            self._rest, self._cut = b"", True
         return [_decode(line) for line in lines], True
 
     def finish(self) -> list[str]:
@@ -300,8 +312,11 @@ class _Stream:
         return [_decode(rest)] if rest else []
 
     def text(self) -> str:
-        note = f"… {self._dropped} bytes of older output dropped\n" if self._dropped else ""
-        return note + b"".join(self._kept).decode("utf-8", "replace")
+        kept = b"".join(self._kept).decode("utf-8", "replace")
+        if not self._dropped:
+            return kept
+        # Its first line is the end of one: of a secret that was cut there, nobody would know the rest.
+        return f"… {self._dropped} bytes of older output dropped\n" + (kept.partition("\n")[2] or kept)
 
     def close(self) -> None:
         if not self.closed:
@@ -315,6 +330,12 @@ class _Stream:
             oldest = self._kept.popleft()
             self._size -= len(oldest)
             self._dropped += len(oldest)
+
+
+def _beginning(line: bytes) -> bytes:
+    """What is shown of a line that is too long. Masked before it is cut: half a secret is not known as one."""
+    shown = mask(_decode(line))[:SHOWN_OF_LONG]
+    return f"{shown}… (this line is longer than {LONGEST_LINE >> 20} MiB)".encode()
 
 
 def _decode(line: bytes) -> str:

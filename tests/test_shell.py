@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import shell
+from runner import masking, shell
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CannotStart, TimedOut
 from runner.shell import Command
@@ -227,3 +227,30 @@ def test_nul_characters() -> None:
     for command in (Command(("true", "a\0b")), Command(("true",), env={"A": "\0"})):
         with Deadline(10) as deadline, pytest.raises(CannotStart, match="NUL character"):
             shell.run(command, deadline)
+
+
+def test_line_without_an_end() -> None:
+    """Of a line that is longer than a megabyte its beginning is handed on, once; half a secret is not in it."""
+    lines: list[str] = []
+    masking.hide(["the-secret-value"])
+    script = (
+        "head -c 65528 /dev/zero | tr '\\0' x; printf the-secret-value; "
+        "head -c 3000000 /dev/zero | tr '\\0' y; echo; echo b"
+    )
+    with Deadline(30) as deadline:
+        result = shell.run(Command(("bash", "-c", script)), deadline, lambda _, line: lines.append(line))
+
+    assert [line[-60:] for line in lines] == [f"{'x' * 18}***yyyyy… (this line is longer than 1 MiB)", "b"]
+    assert len(result.stdout) == 65528 + 16 + 3000000 + 3
+
+
+def test_dropped_output_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of too much output begins with a whole line."""
+    monkeypatch.setattr(shell, "KEEP_BYTES", 100_000)
+    with Deadline(30) as deadline:
+        result = shell.run(Command(("bash", "-c", "for ((i = 100000; i < 150000; i++)); do echo $i; done")), deadline)
+    note, *lines = result.stdout.splitlines()
+
+    assert note.endswith("bytes of older output dropped")
+    assert {len(line) for line in lines} == {6}
+    assert lines[-1] == "149999"

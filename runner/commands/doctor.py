@@ -23,6 +23,9 @@ from runner.cluster.guard import Verdict, judge, refusal
 from runner.cluster.kubeconfig import Selected, pin, sources
 from runner.deadline import Deadline
 from runner.errors import CannotStart, CommandResult, ExitCode, StepFailed
+from runner.reports import terminal
+from runner.reports.encode import as_json
+from runner.reports.wording import harmless
 from runner.shell import Command, find
 from runner.shell import run as execute
 
@@ -92,9 +95,10 @@ def run(options: argparse.Namespace) -> int:
     ready = all(finding.state != "missing" for finding in findings)
     if options.output == "json":
         answer = {"ready": ready, "findings": [asdict(finding) for finding in findings]}
-        sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+        text = as_json(answer, indent=2) + "\n"
     else:
-        sys.stdout.write(render(findings))
+        text = "".join(f"{harmless(line)}\n" for line in render(findings).splitlines())
+    sys.stdout.write(terminal.fit(sys.stdout, text))
     return ExitCode.PASSED if ready else ExitCode.CANNOT_START
 
 

@@ -68,6 +68,7 @@ from msgspec import Meta
 from runner import confidential, masking
 from runner.errors import Expired, StepFailed, TimedOut
 from runner.steps import kind, matching
+from runner.steps.bounds import STAY_INSIDE, leaves
 from runner.steps.kind import Cel, Context, Duration, Fault, Files, Match, Output, Scene, Steps, seconds
 
 if TYPE_CHECKING:
@@ -244,12 +245,11 @@ def _tls_faults(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:
         )
     for key in ("ca", "cert", "key"):
         name = tls.get(key)
-        if (
-            isinstance(name, str)
-            and "${{" not in name
-            and name not in files.made
-            and not (files.folder / name).is_file()
-        ):
+        if not isinstance(name, str) or "${{" in name or name in files.made:
+            continue
+        if outside := leaves(files.folder / name, files.root):
+            yield Fault(("tls", key), outside, STAY_INSIDE)
+        elif not (files.folder / name).is_file():
             hint = f"a `run` step before that makes it says so with `generates: [{name}]`"
             yield Fault(("tls", key), f"there is no file {name}", hint)
 
@@ -399,7 +399,7 @@ def _question(args: Args, context: Context) -> Question:
     if faults := [fault.message for fault in _address_faults({"url": args.url} if args.url else {"tcp": args.tcp})]:
         raise StepFailed(faults[0], reason="verify")  # it came from an expression
     request, tls = args.request, args.tls
-    ca, cert, key = (str(context.workflow_folder / name) if name else "" for name in (tls.ca, tls.cert, tls.key))
+    ca, cert, key = (str(context.scene.inside(name)) if name else "" for name in (tls.ca, tls.cert, tls.key))
     security = Security(ca, cert, key, tls.server_name, tls.insecure)
     return Question(
         url=args.url,
