@@ -197,6 +197,8 @@ def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry
     try:
         with hand.deadline.child(_SILENCE_SECONDS) as deadline:
             cluster.patiently("GET", PROBE, deadline)
+    except ApiError:
+        pass  # it is there
     except RunnerError as error:
         yield from (Gone(record, error.message) for record in reversed(records))
         return

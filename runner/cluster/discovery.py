@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from runner.cluster.http import ApiError
 from runner.deadline import Deadline
-from runner.errors import StepFailed
+from runner.errors import StepFailed, TimedOut
 
 # GETs a path with headers, and answers the parsed JSON.
 Fetch = Callable[[str, Deadline, Mapping[str, str] | None], Any]
 
+_GROUP_SECONDS: Final = 3.0
 _AGGREGATED: Final = {"Accept": "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"}
 
 
@@ -149,8 +150,10 @@ class Discovery:
         ]
         for version in versions:
             try:
-                found = self._fetch(f"{root}/{version}", deadline, None)
-            except ApiError:
+                with deadline.child(_GROUP_SECONDS) as briefly:
+                    found = self._fetch(f"{root}/{version}", briefly, None)
+            except (ApiError, TimedOut):
+                deadline.check()
                 continue  # an APIService whose backend is away must not hide all others
             names = {item["name"] for item in found.get("resources", ())}
             for item in found.get("resources", ()):

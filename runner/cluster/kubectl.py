@@ -181,7 +181,6 @@ class Kubectl(Observer):
         except CannotStart as error:
             from runner.cluster.raw import RawApi
 
-            self._proxy.close()
             self.api.close()
             self.api = RawApi(self.environment)
             hint = "it works, but slower; kubectl proxy --unix-socket=/tmp/test.sock shows what is wrong"

@@ -1,0 +1,262 @@
+"""Deleting what is ours, on an API server with its objects in memory: whose it is, what goes with it, what holds it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runner.cluster import deletion
+from runner.cluster.deletion import await_all_gone, family, undo, what_holds
+from runner.cluster.discovery import BUILTIN, Resource
+from runner.cluster.protocol import Gone
+from runner.deadline import Deadline
+from runner.errors import TimedOut
+from runner.journal import Undo
+from tests.runner_cluster import fake_api
+
+if TYPE_CHECKING:
+    from runner.cluster.kubectl import Kubectl
+    from tests.runner_cluster.conftest import FakeHand
+    from tests.runner_cluster.fake_api import FakeApi
+
+
+def resource(kind: str) -> Resource:
+    return next(item for item in BUILTIN if item.kind == kind)
+
+
+def record(kind: str, name: str, uid: str | None = None, namespace: str = "default") -> Undo:
+    """The record of an object that the run `test` made; by default the one that the fake has."""
+    found = resource(kind)
+    place = namespace if found.namespaced else ""
+    uid = f"uid of {name}" if uid is None else uid
+    return Undo(
+        id=f"test/{name}",
+        engine="kubectl",
+        api_version=found.group_version,
+        kind=kind,
+        name=name,
+        namespace=place,
+        uid=uid,
+    )
+
+
+def owned(api: FakeApi, plural: str, name: str, owner: str, **meta: Any) -> None:
+    """An object that a controller made for another, as its garbage collector would delete it."""
+    api.put(plural, name, metadata={"ownerReferences": [{"uid": f"uid of {owner}"}], **meta})
+
+
+def collect_garbage(api: FakeApi) -> None:
+    """Whenever an object goes, those that it owned go, too."""
+
+    def forever() -> None:
+        while not api.over.wait(0.005):
+            there = {item["metadata"]["uid"] for item in list(api.objects.values())}
+            for (plural, namespace, name), item in list(api.objects.items()):
+                owners = item["metadata"].get("ownerReferences") or []
+                if owners and not any(owner["uid"] in there for owner in owners):
+                    api.remove(plural, name, namespace)
+
+    threading.Thread(target=forever, daemon=True).start()
+
+
+def undone(cluster: Kubectl, hand: FakeHand, *records: Undo, hurry: bool = False) -> list[Gone]:
+    return list(undo(cluster, records, hand, hurry=hurry))
+
+
+def test_family_is_followed_through_all_generations(api: FakeApi, cluster: Kubectl) -> None:
+    """Also when an owner stands behind what it owns; objects of others are not in it."""
+    live = api.put("deployments", "web")
+    owned(api, "pods", "web-1-a", "web-1")
+    owned(api, "replicasets", "web-1", "web")
+    owned(api, "pods", "other", "another")
+    api.put("pods", "alone")
+
+    members = family(cluster, resource("Deployment"), live, Deadline(10))
+
+    assert [str(member) for member in members] == ["deployment/web", "replicaset/web-1", "pod/web-1-a"]
+
+
+def test_what_may_not_be_listed_is_left_to_the_garbage_collector(api: FakeApi, cluster: Kubectl) -> None:
+    live = api.put("deployments", "web")
+    owned(api, "replicasets", "web-1", "web")
+    api.fault(fake_api.status(403, "Forbidden"), "GET .*/pods")
+
+    members = family(cluster, resource("Deployment"), live, Deadline(10))
+
+    assert [str(member) for member in members] == ["deployment/web", "replicaset/web-1"]
+
+
+def test_undo_deletes_newest_first_with_the_uid_as_condition(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    for name in ("a", "b"):
+        api.put("configmaps", name)
+
+    gone = undone(cluster, hand, record("ConfigMap", "a"), record("ConfigMap", "b"))
+
+    assert [(item.record.name, item.why, item.found) for item in gone] == [("b", "", True), ("a", "", True)]
+    assert [(name, options["preconditions"]) for name, options in api.deletions] == [
+        ("configmaps/b", {"uid": "uid of b"}),
+        ("configmaps/a", {"uid": "uid of a"}),
+    ]
+    assert api.objects == {}
+
+
+def test_dependents_are_waited_for(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """An owner that is gone is not the end while its Pods are there."""
+    collect_garbage(api)
+    api.put("deployments", "web")
+    owned(api, "replicasets", "web-1", "web")
+    owned(api, "pods", "web-1-a", "web-1")
+
+    (gone,) = undone(cluster, hand, record("Deployment", "web"))
+
+    assert gone.why == ""
+    assert api.objects == {}
+    assert hand.waits == ["deployment/web to be gone", "replicaset/web-1 to be gone", "pod/web-1-a to be gone"]
+    assert api.deletions[0][1]["propagationPolicy"] == "Foreground"
+
+
+def test_object_of_another_under_the_same_name_stays(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """Ours went, and somebody made one anew: it is not ours. Without a UID the label says whose it is."""
+    api.put("configmaps", "new", metadata={"uid": "another"})
+    api.put("configmaps", "foreign", metadata={"labels": {"runner/run-id": "other"}})
+    api.put("configmaps", "half-made", metadata={"labels": {"runner/run-id": "test"}})
+
+    gone = undone(
+        cluster,
+        hand,
+        record("ConfigMap", "new"),
+        record("ConfigMap", "half-made", uid=""),
+    )
+
+    assert {(item.record.name, item.why) for item in gone} == {("new", ""), ("half-made", "")}
+    assert {key[2] for key in api.objects} == {"new", "foreign"}
+
+
+def test_object_that_is_replaced_between_look_and_delete_stays(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """The precondition of the delete says so: a conflict, which is no failure."""
+    api.put("configmaps", "a")
+
+    def replace(handler: Any) -> None:
+        api.remove("configmaps", "a")
+        api.put("configmaps", "a", metadata={"uid": "another"})
+        handler.answer(409, {"reason": "Conflict", "message": "the UID does not match"})
+
+    api.fault(replace, "^DELETE")
+
+    assert [item.why for item in undone(cluster, hand, record("ConfigMap", "a"))] == [""]
+    assert ("configmaps", "default", "a") in api.objects
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        (
+            {"finalizers": ["example.test/guard"]},
+            "configmap/a still exists, held by its finalizers: example.test/guard",
+        ),
+        (
+            {"finalizers": [], "deletionGracePeriodSeconds": 30},
+            "configmap/a still exists, ending within its grace period of 30 s",
+        ),
+    ],
+)
+def test_what_keeps_an_object(api: FakeApi, cluster: Kubectl, hand: FakeHand, meta: dict[str, Any], why: str) -> None:
+    api.put("configmaps", "a", metadata=meta)
+    if not meta["finalizers"]:
+        api.fault(fake_api.status(404), "^DELETE")
+    hand.deadline = Deadline(0.5)
+    assert [item.why for item in undone(cluster, hand, record("ConfigMap", "a"))] == [why]
+
+
+def test_step_that_waits_in_vain_says_what_to_look_at(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    live = api.put("configmaps", "a")
+    members = family(cluster, resource("ConfigMap"), live, Deadline(10))
+    hand.deadline = Deadline(0.3)
+    with pytest.raises(TimedOut) as caught:
+        await_all_gone(cluster, members, hand)
+    assert caught.value.message == "timed out after 0.3 s: configmap/a still exists, and is not being deleted"
+    assert caught.value.hint == "kubectl get configmap/a --namespace=default -o yaml"
+    api.remove("configmaps", "a")
+    assert what_holds(cluster, members[0]) == ""
+
+
+@pytest.mark.parametrize(("status", "hopeless"), [(403, True), (500, False)])
+def test_refused_deletion(api: FakeApi, cluster: Kubectl, hand: FakeHand, status: int, hopeless: bool) -> None:
+    """The reason is kept, and whether trying again can help; the others go."""
+    for name in ("a", "b"):
+        api.put("configmaps", name)
+    api.fault(fake_api.status(status, "Why", "because"), "^DELETE .*/b", times=10)
+
+    gone = {
+        item.record.name: item for item in undone(cluster, hand, record("ConfigMap", "a"), record("ConfigMap", "b"))
+    }
+
+    assert gone["a"].why == ""
+    assert gone["b"].why.startswith("because")
+    assert gone["b"].hopeless is hopeless
+
+
+def test_kind_that_is_gone_takes_its_objects_along(cluster: Kubectl, hand: FakeHand) -> None:
+    """Its definition was deleted before."""
+    gone = Undo(id="test/1", engine="kubectl", api_version="example.test/v1", kind="Widget", name="w", uid="1")
+    assert [item.why for item in undone(cluster, hand, gone)] == [""]
+
+
+def test_hurry_orphans_controllers_and_ends_pods(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """Nobody makes Pods anew meanwhile; those that were made at the last moment go, too."""
+    selector = {"matchLabels": {"app": "web"}}
+    api.put("deployments", "web", spec={"selector": selector})
+    owned(api, "replicasets", "web-1", "web", labels={"app": "web"})
+    owned(api, "pods", "web-1-a", "web-1", labels={"app": "web"})
+
+    def orphan(handler: Any) -> None:
+        """The last Pod was made after the list was taken, and is orphaned with the others."""
+        api.put("pods", "late", metadata={"labels": {"app": "web", "pod-template-hash": "1"}})
+        api.remove("deployments", "web")
+        handler.answer(200, {})
+
+    api.fault(orphan, "^DELETE .*/deployments/web")
+
+    (gone,) = undone(cluster, hand, record("Deployment", "web"), hurry=True)
+
+    assert gone.why == ""
+    assert api.objects == {}
+    options = dict(api.deletions)
+    assert options["replicasets/web-1"]["propagationPolicy"] == "Orphan"
+    assert options["pods/web-1-a"]["gracePeriodSeconds"] == 1
+    assert options["pods/late"]["gracePeriodSeconds"] == 1
+
+
+def test_silent_server_is_not_waited_for_with_every_object(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One patience for all of them, and the reason with each."""
+    monkeypatch.setattr(deletion, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(cluster.patience, "known", True)
+    api.fault(fake_api.status(503, "", "starting"), times=100)
+
+    gone = undone(cluster, hand, record("ConfigMap", "a"), record("ConfigMap", "b"))
+
+    assert [item.record.name for item in gone] == ["b", "a"]
+    assert {item.why for item in gone} == {
+        "timed out after 0.3 s: the API server https://10.0.0.1:6443 answers 503: starting"
+    }
+
+
+def test_server_that_tells_no_version_is_there_all_the_same(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """A refusal is an answer."""
+    api.put("configmaps", "a")
+    api.fault(fake_api.status(403, "Forbidden"), "/version")
+    assert [item.why for item in undone(cluster, hand, record("ConfigMap", "a"))] == [""]
+
+
+def test_faults_in_the_middle_are_survived(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """A delete that was cut is sent again: it has its precondition."""
+    cluster.patience.known = True
+    api.put("configmaps", "a")
+    for fault in (fake_api.reset, fake_api.status(503), fake_api.status(429), fake_api.plain(500, "EOF")):
+        api.fault(fault, "^DELETE")
+    assert [item.why for item in undone(cluster, hand, record("ConfigMap", "a"))] == [""]
+    assert api.objects == {}
