@@ -11,11 +11,15 @@ import msgspec
 from runner.cluster import kubectl_errors
 from runner.cluster.kubectl_errors import Finding
 from runner.cluster.protocol import Hand
-from runner.errors import CommandResult, StepFailed, TimedOut
+from runner.errors import CommandResult, Expired, StepFailed, TimedOut
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _GROWTH: Final = 1.6
+_SILENT: Final = "kubectl had not ended"
+_WHO_IS_SILENT: Final = (
+    "does an admission webhook hang? kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations"
+)
 
 
 class Insistence:
@@ -66,7 +70,8 @@ class Insistence:
     def _timed_out(self, error: TimedOut) -> TimedOut:
         """The deadline's words with what stood in the way all the time, if anything did."""
         if self._last is None:
-            return error
+            silent = TimedOut(f"{error.message}: {_SILENT}", reason="timeout", hint=_WHO_IS_SILENT)
+            return silent if isinstance(error, Expired) else error
         return TimedOut(
             f"{error.message}: {self._last.sentence}",
             hint=self._last.hint,

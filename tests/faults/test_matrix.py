@@ -45,38 +45,54 @@ steps:
   - run: ${arm} cleanup
 """
 KINDS = ("apply", "wait", "forward", "verify", "load", "run", "delete")
-# The kinds whose requests each fault meets at least.
+# The kinds whose requests each fault meets at least; below, each with the rules by which the log says that it was met.
 LOOKS = frozenset({"apply", "wait", "forward", "delete", "cleanup"})
 WATCHES = frozenset({"wait", "delete"})
 MUTATES = frozenset({"apply", "delete", "cleanup"})
 
-TRANSIENT = {
-    "delay": (Plan(server.delay(0.3), times=8), LOOKS),
-    "reset": (Plan(server.reset, times=2), LOOKS),
-    "reset of what is open": (Plan(server.reset, times=1, cut_open=True), LOOKS),
-    "cut": (Plan(server.cut, times=2), LOOKS),
-    "429": (Plan(server.status(429, "TooManyRequests"), times=2), LOOKS),
-    "429 with Retry-After": (Plan(server.status(429, "TooManyRequests", Retry_After="1"), times=1), LOOKS),
-    "500": (Plan(server.status(500, "InternalError"), times=2), LOOKS),
-    "503": (Plan(server.status(503, "ServiceUnavailable"), times=2), LOOKS),
-    "503 with Retry-After": (Plan(server.status(503, "ServiceUnavailable", Retry_After="1"), times=1), LOOKS),
-    "garbage": (Plan(server.garbage, times=1), LOOKS),
-    "drip": (Plan(server.drip, "/namespaces/"), LOOKS),
-    "410 on watch": (Plan(server.status(410, "Expired"), WATCH, times=2), WATCHES),
-    "410 in a watch": (Plan(server.gone_event, WATCH, times=2), WATCHES),
-    "watch closed each second": (Plan(server.closed_each(1), WATCH), WATCHES),
-    "black hole once": (Plan(server.black_hole, "pods/app$|watch=1", times=1), frozenset({"apply", "wait", "delete"})),
-    "reset of mutations": (Plan(server.reset, MUTATION, times=2), MUTATES),
-    "429 on mutations": (Plan(server.status(429, "TooManyRequests"), MUTATION, times=2), MUTATES),
-    "500 on mutations": (Plan(server.status(500, "InternalError"), MUTATION, times=2), MUTATES),
-    "503 on mutations": (Plan(server.status(503, "ServiceUnavailable"), MUTATION, times=2), MUTATES),
+TRANSIENT: dict[str, tuple[Plan, frozenset[str], set[str]]] = {
+    "delay": (Plan(server.delay(0.3), times=8), LOOKS, set()),
+    "reset": (Plan(server.reset, times=2), LOOKS, {"bad gateway", "connection cut"}),
+    "reset of what is open": (Plan(server.reset, times=1, cut_open=True), LOOKS, {"bad gateway", "connection cut"}),
+    "cut": (Plan(server.cut, times=2), LOOKS, {"connection cut"}),
+    "429": (Plan(server.status(429, "TooManyRequests"), times=2), LOOKS, {"too many requests"}),
+    "429 with Retry-After": (
+        Plan(server.status(429, "TooManyRequests", Retry_After="1"), times=1),
+        LOOKS,
+        {"too many requests"},
+    ),
+    "500": (Plan(server.status(500, "InternalError"), times=2), LOOKS, {"internal error"}),
+    "503": (Plan(server.status(503, "ServiceUnavailable"), times=2), LOOKS, {"unavailable"}),
+    "503 with Retry-After": (
+        Plan(server.status(503, "ServiceUnavailable", Retry_After="1"), times=1),
+        LOOKS,
+        {"unavailable"},
+    ),
+    "garbage": (Plan(server.garbage, times=1), LOOKS, {"unreadable answer"}),
+    "drip": (Plan(server.drip, "/namespaces/"), LOOKS, set()),
+    "410 on watch": (Plan(server.status(410, "Expired"), WATCH, times=2), WATCHES, {"expired version"}),
+    "410 in a watch": (Plan(server.gone_event, WATCH, times=2), WATCHES, {"expired version"}),
+    "watch closed each second": (Plan(server.closed_each(1), WATCH), WATCHES, set()),
+    "black hole once": (
+        Plan(server.black_hole, "pods/app$|watch=1", times=1),
+        frozenset({"apply", "wait", "delete"}),
+        {"no answer"},
+    ),
+    "reset of mutations": (Plan(server.reset, MUTATION, times=2), MUTATES, {"ConnectionLost"}),
+    "429 on mutations": (Plan(server.status(429, "TooManyRequests"), MUTATION, times=2), MUTATES, {"TooManyRequests"}),
+    "500 on mutations": (Plan(server.status(500, "InternalError"), MUTATION, times=2), MUTATES, {"InternalError"}),
+    "503 on mutations": (
+        Plan(server.status(503, "ServiceUnavailable"), MUTATION, times=2),
+        MUTATES,
+        {"ServiceUnavailable"},
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
 def test_what_passes_is_survived(through: Through, fault: str) -> None:
     """All kinds of steps, and the cleanup, in one run; the log says what was asked again, and by which rule."""
-    plan, met = TRANSIENT[fault]
+    plan, met, rules = TRANSIENT[fault]
 
     outcome = through(plan, ALL)
 
@@ -84,6 +100,8 @@ def test_what_passes_is_survived(through: Through, fault: str) -> None:
     assert {kind: outcome.steps[kind]["status"] for kind in KINDS} == dict.fromkeys(KINDS, "success")
     assert outcome.cleanup["left"] == []
     assert {kind for kind in met if not outcome.hit(kind)} == set()
+    told = {event["rule"] for event in outcome.told("request retried", "command retried")}
+    assert bool(rules) == bool(told & rules), (told, str(outcome))
 
 
 # One step of each kind that is refused for ever, from the moment in which it starts.
