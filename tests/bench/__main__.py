@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import reasons, waiting
+from tests.bench import forwarding, reasons, waiting
 
 ROOT = Path(__file__).parents[2]
 FLOW = """\
@@ -165,6 +165,7 @@ PARTS: dict[str, Callable[[int, Path], list[str]]] = {
     "crash": crash_safety,
     "latency": waiting.latency,
     "crowds": waiting.crowds,
+    "forward": forwarding.forwarding,
     "reasons": reasons.reasons,
 }
 """What is measured: each answers rows of the table."""
