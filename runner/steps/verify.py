@@ -38,7 +38,8 @@ Credentials come from secret inputs, are masked in everything that is printed, a
 **More than once.** `consecutive` wants so many good answers in a row. `throughout` then goes on asking, 20 times a
 second, for a time or while steps run, and fails when more than `max_failures` asks did; the report says how many there
 were, and the longest time without a good answer. The steps are ordinary ones, run in order; a `forward` among them ends
-with them. They are run to their end even when asks fail meanwhile, so that the report has the whole gap.
+with them. They are run to their end even when asks fail meanwhile, so that the report has the whole gap. Where the step
+has no `timeout` of its own, it has the default for the first good answer, and on top of it the time of `throughout`.
 
 ```yaml
 - verify: {url: "http://localhost:5000/", consecutive: 5}
@@ -339,6 +340,7 @@ def _throughout(question: Question, args: Args, context: Context) -> Record:
     """Ask all the time while the time passes or the steps run; raises `StepFailed` when that was not good enough."""
     from runner.steps.throughout import Asker
 
+    context.waiting(f"{question}: as expected, asking all the time")
     with Asker(partial(_ask, question, args, context), context.deadline, args.max_failures) as asker:
         if isinstance(args.throughout, str):
             asker.wait(seconds(args.throughout))
