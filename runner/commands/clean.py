@@ -224,7 +224,8 @@ def _report(options: Namespace, cases: Sequence[Case], *, acts: bool) -> None:
         document = {"schema": 1, "dry_run": not acts, "runs": [_document(case) for case in cases]}
         terminal.write(sys.stdout, as_json(document, indent=2) + "\n")
         return
-    terminal.write(sys.stdout, "".join(f"{line}\n" for line in _lines(cases, acts=acts)))
+    command = "runner clean --cluster" if options.cluster else "runner clean"
+    terminal.write(sys.stdout, "".join(f"{line}\n" for line in _lines(cases, command, acts=acts)))
 
 
 def _document(case: Case) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def _document(case: Case) -> dict[str, Any]:
     }
 
 
-def _lines(cases: Sequence[Case], *, acts: bool) -> Iterator[str]:
+def _lines(cases: Sequence[Case], command: str, *, acts: bool) -> Iterator[str]:
     from runner.reports.wording import count, first_line, harmless
 
     for case in cases:
@@ -260,6 +261,6 @@ def _lines(cases: Sequence[Case], *, acts: bool) -> Iterator[str]:
     if acts:
         yield f"{count(removed, 'object')} removed, {left} left"
     elif there:
-        yield f"{count(there, 'object')} can be removed; try: runner clean --all, or runner clean --run ID"
+        yield f"{count(there, 'object')} can be removed; try: {command} --all, or {command} --run ID"
     else:
         yield "nothing is left"
