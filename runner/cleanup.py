@@ -51,8 +51,10 @@ class Pending:
         emit("cleanup started", objects=len(self._doomed))
         ending = {record.name for record in self._doomed if record.kind == "Namespace"}
         within = [record for record in self._doomed if _namespace_of(record) in ending]
-        self._undo([record for record in self._doomed if record not in within])
-        if within:
+        rest = self._calmly([record for record in self._doomed if record not in within])
+        if run.signal:
+            self._hurriedly([*rest, *within])
+        elif within:
             self._thread = threading.Thread(target=self._undo, args=(within,), name="namespaces", daemon=True)
             self._thread.start()
 
@@ -76,23 +78,32 @@ class Pending:
 
     def _undo(self, doomed: list[Undo]) -> None:
         """Delete these: calmly, and what is not gone when a signal comes in a hurry."""
+        rest = self._calmly(doomed)
+        if self._run.signal:
+            self._hurriedly(rest)
+
+    def _calmly(self, doomed: list[Undo]) -> list[Undo]:
+        """Delete these until a signal comes; answers those that are left then."""
+        run = self._run
+        if doomed and not run.signal:
+            with run.cleanup.child(CLEANUP_TIMEOUT) as deadline, run.work.closing(lambda: deadline.cancel("hurry")):
+                doomed = self._remove(doomed, deadline, hurry=False)
+        return doomed
+
+    def _hurriedly(self, doomed: list[Undo]) -> None:
+        """Delete these all at once, within what a signal leaves of the time."""
+        with self._run.cleanup.child(self._run.left_after_signal()) as deadline:
+            self._remove(doomed, deadline, hurry=True)
+
+    def _remove(self, doomed: list[Undo], deadline: Deadline, *, hurry: bool) -> list[Undo]:
         run = self._run
         assert run.cluster is not None  # noqa: S101 - for the type checker
-        remover = Remover(run.cluster, run.journal, run.id, self._emit)
-        left: dict[str, Leftover] = {}
-        if doomed and not run.signal:
-            with (
-                run.cleanup.child(CLEANUP_TIMEOUT) as deadline,
-                run.work.closing(lambda: deadline.cancel("hurry")),
-            ):
-                deleted, left = remover.undo(doomed, deadline, hurry=False)
-            self._deleted += deleted
-            doomed = [record for record in doomed if record.id in left]
-        if doomed and run.signal:
-            with run.cleanup.child(run.left_after_signal()) as deadline:
-                deleted, left = remover.undo(doomed, deadline, hurry=True)
-            self._deleted += deleted
+        for record in doomed:
+            self._left.pop(record.id, None)
+        deleted, left = Remover(run.cluster, run.journal, run.id, self._emit).undo(doomed, deadline, hurry=hurry)
+        self._deleted += deleted
         self._left |= left
+        return [record for record in doomed if record.id in left]
 
 
 def verify(run: Run) -> tuple[Leftover, ...]:

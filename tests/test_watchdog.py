@@ -18,7 +18,7 @@ import pytest
 from runner import watchdog
 from runner.cluster.protocol import Gone
 from runner.errors import StepFailed
-from runner.journal import Journal, Place, Process, Undo, replay
+from runner.journal import Journal, Place, Undo, replay
 from runner.watchdog import Watchdog
 
 POD = Undo(id="run/1", engine="kubectl", api_version="v1", kind="Pod", name="a", namespace="demo", uid="u1")
@@ -218,33 +218,3 @@ def test_it_gives_up_what_is_forbidden(rescue: Any, tmp_path: Path) -> None:
     past = replay(tmp_path / "run")
     assert past.end
     assert (past.end.left, [record.name for record in past.doomed]) == (1, ["a"])
-
-
-def test_a_child_of_another_process_is_never_ended(tmp_path: Path) -> None:
-    """A process number that was used again belongs to somebody else: its start is another."""
-    from runner import orphans
-
-    with subprocess.Popen(["sleep", "300"], start_new_session=True) as stranger:
-        try:
-            other = Process(mark="run/1", pid=stranger.pid, start="1", program="kubectl")
-            assert orphans.end([other]) == []
-            assert stranger.poll() is None
-            mine = Process(mark="run/1", pid=stranger.pid, start=orphans.start_of(stranger.pid), program="sleep")
-            assert orphans.end([mine]) == ["sleep"]
-            assert stranger.wait(30) == -signal.SIGTERM
-        finally:
-            stranger.kill()
-
-
-def test_a_child_without_a_number_is_known_by_its_mark() -> None:
-    """The run died between starting it and writing down its number."""
-    from runner import orphans
-
-    env = {**os.environ, orphans.MARK: "run/7"}
-    with subprocess.Popen(["sleep", "300"], env=env, start_new_session=True) as child:
-        try:
-            assert orphans.end([Process(mark="run/8", program="sleep")]) == []
-            assert orphans.end([Process(mark="run/7", program="sleep")]) == ["sleep"]
-            assert child.wait(30) == -signal.SIGTERM
-        finally:
-            child.kill()

@@ -1,0 +1,147 @@
+"""Undoing at the end of a workflow: what goes, what stays, in which order, and what a signal changes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cleanup import Pending, address, removal, tidy, verify
+from runner.cluster.protocol import Gone, Ref
+from runner.engine import Run
+from runner.errors import StepFailed
+from runner.events import Event, Events
+from runner.journal import Journal, Undo, replay
+
+
+def record(number: int, kind: str, name: str, namespace: str = "", **fields: Any) -> Undo:
+    return Undo(
+        id=f"run/{number}", engine="kubectl", api_version="v1", kind=kind, name=name, namespace=namespace, **fields
+    )
+
+
+SPACE = record(1, "Namespace", "made")
+INSIDE = record(2, "Pod", "a", "made")
+OUTSIDE = record(3, "Pod", "b", "other")
+KEPT = record(4, "Pod", "c", "other", keep=True)
+
+
+class Cluster:
+    """Removes what it is told to, but for what is in `held`; remembers each call."""
+
+    environment: dict[str, str | None] = {}
+
+    def __init__(self, **held: Gone) -> None:
+        self.held = held
+        self.calls: list[tuple[list[str], bool]] = []
+        self.there: dict[str, Any] = {}
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def undo(self, records: Sequence[Undo], hand: Any, *, hurry: bool) -> Iterator[Gone]:
+        self.calls.append(([item.name for item in records], hurry))
+        self.meanwhile()
+        for item in records:
+            yield self.held.get(item.name, Gone(item))
+
+    def get(self, ref: Ref, deadline: Any) -> Any:
+        if ref.name in self.there:
+            return self.there[ref.name]
+        raise StepFailed("the cluster knows no such kind")
+
+
+@pytest.fixture
+def heard() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def run(tmp_path: Path, heard: list[Event]) -> Iterator[Run]:
+    """A run that made four objects."""
+    journal = Journal(tmp_path / "run")
+    for number, item in enumerate((SPACE, INSIDE, OUTSIDE, KEPT)):
+        journal.intend(item)
+        journal.made(item, f"u{number}")
+    run = Run(id="run", folder=tmp_path / "run", events=Events("run", (heard.append,)), journal=journal)
+    yield run
+    journal.close()
+
+
+def clean(run: Run, cluster: Cluster, *, keep_all: bool = False) -> Pending:
+    run.cluster = cluster  # type: ignore[assignment]
+    return Pending(run, [SPACE, INSIDE, OUTSIDE, KEPT], run.events.emit, keep_all=keep_all)
+
+
+def test_namespaces_end_in_the_background(run: Run, heard: list[Event]) -> None:
+    """What is elsewhere is waited for at once; a namespace with all in it when the result is asked for."""
+    released = threading.Event()
+    cluster = Cluster()
+    cluster.meanwhile = lambda: len(cluster.calls) == 1 or released.wait(30)
+    pending = clean(run, cluster)
+    before = list(run.journal.records)
+    released.set()
+    result = pending.wait()
+
+    assert [item.name for item in before] == ["made", "a", "c"]
+    assert cluster.calls == [(["b"], False), (["made", "a"], False)]
+    assert (result.deleted, result.kept, result.left) == (3, ("pod/c (namespace other)",), ())
+    assert pending.wait() is result
+    assert [event.name for event in heard].count("object deleted") == 3
+    past = replay(run.folder)
+    assert ([*past.records], past.kept) == (["run/4"], {"run/4"})
+
+
+def test_after_a_signal_all_goes_at_once(run: Run) -> None:
+    """Nothing waits for anything else; what was deleted calmly before is not left over."""
+    cluster = Cluster(b=Gone(OUTSIDE, "it still exists"))
+    cluster.meanwhile = lambda: None if run.signal else run.interrupt(15, "SIGTERM")
+    result = clean(run, cluster).wait()
+
+    assert cluster.calls == [(["b"], False), (["b", "made", "a"], True)]
+    assert (result.deleted, [(item.object, item.why) for item in result.left]) == (
+        2,
+        [("pod/b (namespace other)", "it still exists")],
+    )
+    assert result.left[0].command == "kubectl delete pod/b --namespace=other"
+
+
+def test_nothing_to_do(run: Run) -> None:
+    """Everything is kept."""
+    cluster = Cluster()
+    result = clean(run, cluster, keep_all=True).wait()
+
+    assert cluster.calls == []
+    assert (result.deleted, len(result.kept)) == (0, 4)
+    assert replay(run.folder).doomed == ()
+
+
+def test_verified_against_the_cluster(run: Run, heard: list[Event]) -> None:
+    """What is there again under its UID is left; another object of the name is none of ours."""
+    cluster = Cluster()
+    clean(run, cluster).wait()
+    cluster.there = {"a": {"metadata": {"uid": "u1"}}, "b": {"metadata": {"uid": "of somebody else"}}, "made": None}
+
+    assert [(item.object, item.why) for item in verify(run)] == [
+        ("pod/a (namespace made)", "it was deleted, but is still there")
+    ]
+    (said,) = (event.fields for event in heard if event.name == "cleanup verified")
+    assert said == {"objects": 3, "left": 1}
+
+
+def test_words() -> None:
+    """How objects and the commands that remove them are written."""
+    volume = Undo(id="run/1", engine="podman", api_version="", kind="Volume", name="data")
+    assert (address(SPACE), address(INSIDE)) == ("namespace/made", "pod/a (namespace made)")
+    assert (removal(SPACE), removal(volume)) == ("kubectl delete namespace/made", "podman volume rm data")
+
+
+def test_tidy_leaves_what_tells_of_the_run(run: Run) -> None:
+    """Rendered files and credentials go; harmless twice."""
+    (run.folder / "steps/a").mkdir(parents=True)
+    (run.folder / "kubeconfig").write_text("secret")
+    for _ in range(2):
+        tidy(run.folder)
+
+    assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]

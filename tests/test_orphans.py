@@ -1,0 +1,68 @@
+"""Children of a dead run are ended; nobody else is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from runner import orphans
+from runner.journal import Process
+
+
+def gone(pid: int) -> bool:
+    """No process, or one that nobody buried yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_what_a_child_left_in_its_session_goes_with_it() -> None:
+    """Also when the child itself ended long ago."""
+    script = "sleep 300 >/dev/null & echo $!"
+    child = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    start = orphans.start_of(child.pid)
+    sleeper = int(child.communicate(timeout=30)[0])
+
+    assert start
+    assert orphans.end([Process(mark="run/1", pid=child.pid, start=start, program="bash")]) == ["bash"]
+    assert orphans.end([Process(mark="run/1", pid=child.pid, start=start, program="bash")]) == []
+    assert gone(sleeper)
+
+
+def test_one_that_ignores_sigterm_is_killed() -> None:
+    argv = ["bash", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        mine = Process(mark="run/1", pid=child.pid, start=orphans.start_of(child.pid), program="bash")
+        assert orphans.end([mine]) == ["bash"]
+        assert child.wait(30) == -signal.SIGKILL
+
+
+def test_a_child_of_another_process_is_never_ended() -> None:
+    """A process number that was used again belongs to somebody else: its start is another."""
+    with subprocess.Popen(["sleep", "300"], start_new_session=True) as stranger:
+        try:
+            other = Process(mark="run/1", pid=stranger.pid, start="1", program="kubectl")
+            assert orphans.end([other]) == []
+            assert stranger.poll() is None
+            mine = Process(mark="run/1", pid=stranger.pid, start=orphans.start_of(stranger.pid), program="sleep")
+            assert orphans.end([mine]) == ["sleep"]
+            assert stranger.wait(30) == -signal.SIGTERM
+        finally:
+            stranger.kill()
+
+
+def test_a_child_without_a_number_is_known_by_its_mark() -> None:
+    """The run died between starting it and writing down its number."""
+    env = {**os.environ, orphans.MARK: "run/7"}
+    with subprocess.Popen(["sleep", "300"], env=env, start_new_session=True) as child:
+        try:
+            assert orphans.end([Process(mark="run/8", program="sleep")]) == []
+            assert orphans.end([Process(mark="run/7", program="sleep")]) == ["sleep"]
+            assert child.wait(30) == -signal.SIGTERM
+        finally:
+            child.kill()
