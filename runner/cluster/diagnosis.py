@@ -7,7 +7,7 @@ As data first (plain values, for the report in JSON): one map per object with `o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -74,8 +74,7 @@ def _facts(cluster: Kubectl, item: Object, deadline: Deadline, blame: tuple[str,
         ],
         "events": _events(cluster, item, deadline),
         "containers": [
-            {**container_facts(each), **_log(cluster, item["metadata"], each, deadline, blame)}
-            for each in containers(item)
+            {**container_facts(each), **_log(cluster, item, each, deadline, blame)} for each in containers(item)
         ]
         if is_pod
         else [],
@@ -130,11 +129,10 @@ def events_that_matter(items: Iterable[Object]) -> list[Facts]:
     return list(found.values())[-EVENTS:]
 
 
-def _log(
-    cluster: Kubectl, meta: Mapping[str, Any], container: Container, deadline: Deadline, blame: tuple[str, str]
-) -> Facts:
+def _log(cluster: Kubectl, pod: Object, container: Container, deadline: Deadline, blame: tuple[str, str]) -> Facts:
     """The last lines of a container that is at fault; those of its previous life when it crashed."""
-    at_fault = container.name == blame[1] if blame[1] else not container.status.get("ready")
+    meta = pod["metadata"]
+    at_fault = (name_of(pod), container.name) == blame if blame[1] else not container.status.get("ready")
     crashed = bool(container.restarts) and container.state("running") is None
     if not at_fault or (not crashed and container.state("running") is None and not container.ended):
         return {}

@@ -42,6 +42,8 @@ _REGISTRY: Final = ("not found", "denied", "unauthorized", "unknown", "forbidden
 # kubelet's second attempts come so much later, and then some.
 _SECOND_CREATE: Final = 20.0
 _SECOND_PULL: Final = 40.0
+# Room comes when Pods of before are gone, which may take their usual grace period.
+_ROOM: Final = 30.0
 
 REASONS: Final[Mapping[str, Reason]] = {
     "ErrImageNeverPull": Reason(
@@ -78,7 +80,11 @@ REASONS: Final[Mapping[str, Reason]] = {
         _CONTAINER, 0, "the container cannot be started", "check `command` in the manifest, and the image"
     ),
     "CrashLoopBackOff": Reason(
-        _CONTAINER, 0, "the container starts and ends, again and again", "read its last log lines below", _PREVIOUS
+        "a container waits, or ended twice in a row",
+        0,
+        "the container starts and ends, again and again",
+        "read its last log lines below",
+        _PREVIOUS,
     ),
     "OOMKilled": Reason(
         _ENDED,
@@ -100,7 +106,7 @@ REASONS: Final[Mapping[str, Reason]] = {
     ),
     "Unschedulable": Reason(
         "the Pod's condition PodScheduled",
-        15,
+        _ROOM,
         "no node can take the Pod",
         "ask for less in `resources.requests`, or make room on the node",
         "kubectl describe nodes",
@@ -116,7 +122,7 @@ REASONS: Final[Mapping[str, Reason]] = {
     ),
     "FailedCreate": Reason(
         "an event or the condition ReplicaFailure of the workload",
-        15,
+        _ROOM,
         "its Pods cannot be created",
         "make room in the quota, or correct what the API server refuses",
     ),

@@ -35,7 +35,7 @@ it waits, the log has a line that says on what and why, again every 10 s.
 - wait: {target: pod/web, until: condition=Ready=False}
 - wait:
     target: deployment/web
-    that: object.status.availableReplicas >= 2           # CEL; a field that is missing means "not yet"
+    that: object.status.availableReplicas >= 2           # CEL; what is missing, or of another type, is "not yet"
     fail_if: object.metadata.annotations['example.com/state'] == 'broken'
 - wait: {target: {kind: pod, selector: app=web}, count: any}  # or a number; of all targets together
 ```
@@ -50,8 +50,7 @@ their times. `tolerate` changes them:
 ```yaml
 - wait:
     target: deployment/web
-    tolerate: {CrashLoopBackOff: 1m, Unschedulable: 5m}   # it crashes until the database is there; nodes come on demand
-    count: all
+    tolerate: {CrashLoopBackOff: 1m, Unschedulable: 5m}  # it crashes until the database is there; nodes come on demand
 ```
 
 With `that`, trouble may be what you wait for: only the reasons that `tolerate` names end such a wait early. The same

@@ -113,10 +113,11 @@ class Files:
     folder: Path
     namespace: str
     env: dict[str, str]
+    more: tuple[str, ...] = ()
 
     @property
     def argv(self) -> list[str]:
-        return [sys.executable, "-m", "runner", "run", "flow.yaml", "-n", self.namespace, "-o", "json"]
+        return [sys.executable, "-m", "runner", "run", "flow.yaml", "-n", self.namespace, "-o", "json", *self.more]
 
     def start(self, name: str, steps: str, **manifests: str) -> subprocess.Popen[str]:
         """Start a run; its log is stderr."""
@@ -141,7 +142,7 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path, namespace: str, cluster_env: dict[str, str], app_image: str) -> Files:
-    return Files(tmp_path, namespace, cluster_env)
+    return Files(tmp_path, namespace, dict(cluster_env))
 
 
 def report(child: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
@@ -354,3 +355,31 @@ def test_ready_kind_by_kind(files: Files) -> None:
     assert workflow["status"] == "success"
     found = next(step for step in workflow["steps"] if step["id"] == "all")["outputs"]["objects"]
     assert [item["kind"] for item in found][:3] == ["Service", "Service", "Ingress"]
+
+
+ROLE = """\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: ci}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get, list, watch]}]
+"""
+FEW = ("pod/ready", "pod/never", "deployment/web")
+
+
+def test_with_few_permissions(files: Files, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """An account that may see Pods, but neither events nor logs, waits for Pods; of what it may not see it is told."""
+    (tmp_path / "made.yaml").write_text(f"{ROLE}---\n{pod('ready')}{pod('never', ', image: no-such-image')}")
+    kubectl("apply", "-n", namespace, "-f", str(tmp_path / "made.yaml"))
+    kubectl("create", "serviceaccount", "ci", "-n", namespace)
+    kubectl("create", "rolebinding", "ci", "--role=ci", f"--serviceaccount={namespace}:ci", "-n", namespace)
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "ci", "-n", namespace).strip()}
+    (tmp_path / "ci.json").write_text(json.dumps(config))
+    files.env["KUBECONFIG"] = str(tmp_path / "ci.json")
+    files.more = ("--context", config["current-context"])
+    waits = "".join(f"- {{wait: {target}, timeout: 20s, continue_on_error: true}}\n" for target in FEW)
+    with files.run("few", waits) as child:
+        workflow, log = report(child)
+
+    failures = [step["failure"] and step["failure"]["reason"] for step in workflow["steps"]]
+    assert failures == [None, "ErrImageNeverPull", "Forbidden"], log

@@ -51,7 +51,7 @@ def test_sentence_and_line_to_type() -> None:
 @pytest.mark.parametrize(
     ("reason", "words", "overrides", "seconds"),
     [
-        ("Unschedulable", "", {}, 15),
+        ("Unschedulable", "", {}, 30),
         ("Unschedulable", "", {"Unschedulable": 300.0}, 300),
         ("ErrImagePull", "connection refused", {}, 40),
         ("ErrImagePull", "docker.io/library/x:1: not found", {}, 0),
