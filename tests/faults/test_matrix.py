@@ -205,6 +205,16 @@ def test_black_hole_from_the_start(through: Through) -> None:
     )
 
 
+def test_nothing_is_asked_in_a_loop(through: Through) -> None:
+    """A watch that ends at once, each time: the fault server counts."""
+    plan = Plan(server.closed_each(0.01), WATCH)
+    outcome = through(plan, "steps: [{run: ${arm} it}, {id: it, wait: pod/none, timeout: 5s}]")
+
+    assert outcome.steps["it"]["failure"]["message"].startswith("timed out after 5 s: pod/none does not exist")
+    # Pauses of 0.05, 0.1, 0.2, 0.4, 0.8, 1.6 and 2 s, shortened by a quarter at most.
+    assert 3 <= outcome.hit("it") <= 9, str(outcome)
+
+
 def silence_after_the_watch() -> server.Fault:
     """A watch begins; from then on it, and everything else, is a black hole."""
     opened = threading.Event()
