@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from runner.cluster.pods import troubles
+from runner.cluster.pods import troubles, why_not_ready
 from runner.cluster.protocol import Selection, selector_of
 from runner.cluster.reasons import REASONS
 from runner.deadline import FOREVER, Deadline
@@ -252,10 +252,13 @@ def _none_runs(cluster: Kubectl, route: _Route, found: list[Object]) -> Sight:
     problem, patience = _trouble(newest)
     if problem:
         return Sight(problem=problem, patience=patience, unfit=unfit)
-    problem = StepFailed(f"{_name(newest)} is {_phase(newest)}, not Running", reason=_phase(newest))
     if _phase(newest) not in ("Succeeded", "Failed"):
-        return Sight(problem=problem, unfit=unfit)
-    problem.hint = f"kubectl logs {_name(newest)}{_flag(cluster, route.target)}"
+        return Sight(problem=StepFailed(why_not_ready(newest), reason=_phase(newest)), unfit=unfit)
+    problem = StepFailed(
+        f"{_name(newest)} has ended ({_phase(newest)}), so nothing listens",
+        hint=f"kubectl logs {_name(newest)}{_flag(cluster, route.target)}",
+        reason=_phase(newest),
+    )
     is_final = not route.owner and bool(route.target.names)
     return Sight(problem=problem, patience=0 if is_final else _ENDED_SECONDS, unfit=unfit)
 
