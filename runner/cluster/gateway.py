@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from runner.cluster.targets import Follower, Place
 
 _GONE: Final = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+_ATTEMPTS: Final = 6
+"""Of a request that was not answered: kubectl proxy is started again in the meantime."""
 _LONGEST_STATUS: Final = 1 << 16
 _LINGER_SECONDS: Final = 0.2
 """So long after the answer the end of the question may come; who answers early does not want it."""
@@ -101,20 +103,40 @@ class Gateway:
 
     def _pass_on(self, request: Request, port: str, client: socket.socket, reader: Reader, life: Deadline) -> bool:
         """Have a request answered; False when the connection ends with it."""
+        backoff = Backoff()
         with life.child(CONNECT_SECONDS) as patience:
-            try:
-                prefix = self._path(self._follower.place(patience, _say_nothing), port).encode()
-                path = self._socket_path(patience)
-            except RunnerError as error:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
+            for last in (*[False] * (_ATTEMPTS - 1), True):
+                try:
+                    prefix = self._path(self._follower.place(patience, _say_nothing), port).encode()
+                    path = self._socket_path(patience)
+                except RunnerError as error:
+                    raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
+                try:
+                    return self._try(request, prefix, path, client, reader, life)
+                except _Unanswered as cut:  # kubectl proxy ended, and is started again
+                    if last or (cut.said and not request.harmless):
+                        raise Refused(HTTPStatus.BAD_GATEWAY, str(cut)) from None
+                patience.pause(backoff.next())
+        raise AssertionError
+
+    def _try(
+        self, request: Request, prefix: bytes, path: str, client: socket.socket, reader: Reader, life: Deadline
+    ) -> bool:
         head = request.rewritten(prefix)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as far, life.closing(lambda: shut(far)):
             try:
                 far.connect(path)
-                far.sendall(head)
             except OSError as error:
-                raise Refused(HTTPStatus.BAD_GATEWAY, f"kubectl proxy cannot be reached: {error}") from None
-            return _Passage(request, client, reader, far, prefix).run()
+                raise _Unanswered(f"kubectl proxy cannot be reached: {error}", said=False) from None
+            return _Passage(request, client, reader, far, prefix).run(head)
+
+
+class _Unanswered(Exception):
+    """The connection ended before an answer began; `said` is whether the request may have been heard."""
+
+    def __init__(self, why: str, *, said: bool) -> None:
+        super().__init__(why)
+        self.said = said
 
 
 class _Passage:
@@ -132,7 +154,9 @@ class _Passage:
         self._whole = False
         """Whether the question was sent to its end: where the next one begins is not known before."""
 
-    def run(self) -> bool:
+    def run(self, head: bytes) -> bool:
+        with suppress(OSError):  # then there is no answer either
+            self._far.sendall(head)
         upload = threading.Thread(target=self._send_body, name="forwarded up", daemon=True)
         if self._request.chunked or (self._request.length or 0) > len(self._reader.buffered):
             upload.start()  # the answer may come before the end of the question
@@ -161,9 +185,12 @@ class _Passage:
     def _answer(self) -> bool:
         while True:
             self._await_bytes()
-            head = self._answers.head()
+            try:
+                head = self._answers.head()
+            except OSError:
+                head = b""
             if not head:
-                raise Refused(HTTPStatus.BAD_GATEWAY, "the API server ended the connection without an answer")
+                raise _Unanswered("the API server ended the connection without an answer", said=True)
             answer = Answer(head, self._request)
             if answer.status == HTTPStatus.SWITCHING_PROTOCOLS:
                 return self._switch(head)

@@ -127,6 +127,11 @@ class Request(_Message):
                 "the API server would take the header Authorization for its own: use `via: port_forward`",
             )
 
+    @property
+    def harmless(self) -> bool:
+        """Whether it may be sent twice, and can be."""
+        return self.method in (b"GET", b"HEAD", b"OPTIONS") and not (self.length or self.chunked or self.upgrade)
+
     def rewritten(self, prefix: bytes) -> bytes:
         """The head for the API server's proxy, whose connection ends with the answer."""
         lines = [b"%s %s HTTP/1.%s" % (self.method, prefix + self._path(prefix), self._minor), b"Host: localhost"]

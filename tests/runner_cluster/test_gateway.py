@@ -340,6 +340,16 @@ def test_what_is_missing_is_said(api: FakeApi, hand: FakeHand) -> None:
         far.await_answer(["http"], hand)
 
 
+def test_a_proxy_that_ends_is_asked_again(api: FakeApi, port: int) -> None:
+    """What only looks is sent again; what changes something is not, for it may have been heard."""
+    api.serve = [lambda client, rest: None, lambda client, rest: None, says(OK)]
+    with client(port) as connection:
+        assert ask(connection) == (200, b"ok")
+        api.serve = [lambda client, rest: None, says(OK)]
+        connection.request("POST", "/", b"x")
+        assert connection.getresponse().status == 502
+
+
 def test_without_kubectl_proxy_clients_learn_why(api: FakeApi) -> None:
     """A request is answered also when nothing can be asked."""
 
