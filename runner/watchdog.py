@@ -43,23 +43,31 @@ class Watchdog:
     """Starts the watchdog of a run, once, and tells when it stands. Called by the journal: implements its `guard`."""
 
     def __init__(self, folder: Path) -> None:
+        import threading  # not above: the sleeping process has no use for it
+
         self._folder = folder
-        self._ready: int | None = None
+        self._lock = threading.Lock()
+        self._ready = -1
         self._pid = 0
+        self._why = ""
 
     def __call__(self, must_stand: bool) -> None:
         """Raises `StepFailed` when it must stand and does not."""
-        if not self._pid:
-            self._start()
-        if must_stand and self._ready is not None:
-            self._await()
+        with self._lock:
+            if not self._pid:
+                self._start()
+            if must_stand:
+                self._await()
+                if self._why:
+                    raise _not_standing(self._why)
 
     def close(self) -> None:
         """Take leave of the process that started it."""
-        if self._ready is not None:
+        with self._lock:
             self._await()
 
     def _start(self) -> None:
+        self._why = ""
         self._ready, write = os.pipe()
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - light
         environment = {name: value for name, value in os.environ.items() if name != "RUNNER_CHILD"}
@@ -75,19 +83,23 @@ class Watchdog:
         try:
             self._pid = _spawn(argv, environment, actions)
         except OSError as error:
+            self._why = str(error)
             os.close(self._ready)
-            raise _not_standing(str(error)) from None
+            self._ready = -1
         finally:
             os.close(write)
 
     def _await(self) -> None:
-        assert self._ready is not None  # noqa: S101 - for the type checker
+        """Wait until it stands or is known not to; the next call starts one that does not anew."""
+        if self._ready < 0:
+            return
         word = os.read(self._ready, 16)
         os.close(self._ready)
-        self._ready = None
+        self._ready = -1
         os.waitpid(self._pid, 0)  # only the one that started it: it itself is nobody's child
         if not word:
-            raise _not_standing("it ended at once")
+            self._pid = 0
+            self._why = "it ended at once"
 
 
 def _spawn(argv: list[str], environment: dict[str, str], actions: list[tuple[Any, ...]]) -> int:

@@ -156,10 +156,22 @@ def test_without_a_watchdog_nothing_is_made(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(watchdog, "__file__", str(tmp_path / "missing.py"))
     journal = Journal(tmp_path / "run", Watchdog(tmp_path / "run"))
 
-    with pytest.raises(StepFailed, match="cannot be started: it ended at once; so nothing is made"):
-        journal.intend(POD)
+    for _ in range(2):
+        with pytest.raises(StepFailed, match="cannot be started: it ended at once; so nothing is made"):
+            journal.intend(POD)
     assert journal.records == ()
+    assert journal.spawning("kubectl")  # a child is no object
     journal.close()
+
+
+def test_a_watchdog_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's reason; at the end of the run it is no matter any more."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    guard = Watchdog(tmp_path / "run")
+    guard(False)
+    with pytest.raises(StepFailed, match=r"cannot be started: .*No such file or directory"):
+        guard(True)
+    guard.close()
 
 
 class Cluster:
