@@ -300,21 +300,21 @@ STEPS = """\
 - apply: crd.yaml
 - wait: crd/gadgets.GROUP
 - apply: gadget.yaml
-- {id: unseen, wait: gadget/one, timeout: 1s, continue_on_error: true}
+- {id: unseen, wait: gadget/one, timeout: 2s, continue_on_error: true}
 - run: PATCH, gadget, one, -p,
     '{"status": {"observedGeneration": 0, "conditions": [{"type": "Ready", "status": "True"}]}}']
-- {id: unsettled, wait: gadget/one, timeout: 1s, continue_on_error: true}
+- {id: unsettled, wait: gadget/one, timeout: 2s, continue_on_error: true}
 - run: PATCH, gadget, one, -p, '{"status": {"observedGeneration": 1, "phase": 3}}']
 - wait: gadget/one
 - wait: {target: gadget/one, until: condition=Ready}
 - wait: {target: gadget/one, that: "object.status.phase + 'x' == '3x'"}
   id: mistyped
-  timeout: 1s
+  timeout: 2s
   continue_on_error: true
-- {id: missing, wait: {target: gadget/one, that: object.status.nothing == 1}, timeout: 1s, continue_on_error: true}
-- {id: typo, wait: gadget/oen, timeout: 1s, continue_on_error: true}
+- {id: missing, wait: {target: gadget/one, that: object.status.nothing == 1}, timeout: 2s, continue_on_error: true}
+- {id: typo, wait: gadget/oen, timeout: 2s, continue_on_error: true}
 - apply: kinds.yaml
-- {id: ingress, wait: ingress/web, timeout: 1s, continue_on_error: true}
+- {id: ingress, wait: ingress/web, timeout: 2s, continue_on_error: true}
 - run: PATCH, ingress, web, -p, '{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}']
 - id: all
   wait: [service/web, service/outside, ingress/web, pdb/web, pvc/claim, namespace/default, apiservice/v1.apps,
@@ -339,15 +339,15 @@ def test_ready_kind_by_kind(files: Files) -> None:
 
     failures = {step["id"]: step["failure"]["message"] for step in workflow["steps"] if step["failure"]}
     assert failures == {
-        "unseen": "timed out after 1 s: gadget/one has no status yet: its controller has not seen it",
-        "unsettled": "timed out after 1 s: gadget/one: its controller has not seen the last change yet",
+        "unseen": "timed out after 2 s: gadget/one has no status yet: its controller has not seen it",
+        "unsettled": "timed out after 2 s: gadget/one: its controller has not seen the last change yet",
         "mistyped": failures["mistyped"],
         "missing": failures["missing"],
-        "typo": "timed out after 1 s: gadget/oen does not exist yet",
-        "ingress": "timed out after 1 s: ingress/web has no address: no ingress controller has taken it yet",
+        "typo": "timed out after 2 s: gadget/oen does not exist yet",
+        "ingress": "timed out after 2 s: ingress/web has no address: no ingress controller has taken it yet",
     }, log
     assert failures["mistyped"].startswith(
-        "timed out after 1 s: gadget/one: not yet object.status.phase + 'x' == '3x': "
+        "timed out after 2 s: gadget/one: not yet object.status.phase + 'x' == '3x': "
     )
     assert "nothing" in failures["missing"].rpartition(": ")[2]
     typo = next(step for step in workflow["steps"] if step["id"] == "typo")
