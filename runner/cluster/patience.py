@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from runner.cluster.http import ApiError, Unreachable
-from runner.deadline import Deadline
+from runner.deadline import FOREVER, Deadline
 from runner.errors import Expired, StepFailed, TimedOut
 
 FIRST_PAUSE: Final = 0.05
@@ -19,6 +19,7 @@ LONGEST_PAUSE: Final = 2.0
 ANSWER_SECONDS: Final = 5.0
 """How long the first attempt waits for bytes of an answer; each next one twice as long."""
 LONGEST_ANSWER: Final = 30.0
+_DOUBLINGS: Final = 8
 BOUNDED_ATTEMPTS: Final = 6
 """Attempts of a failure that rarely heals: about 1.5 s in all."""
 _QUIET_SECONDS: Final = 10.0
@@ -140,7 +141,7 @@ class Patience:
         """Log that something is asked again: aloud the first time, and every ten seconds while it lasts."""
         now = time.monotonic()
         with self._lock:
-            aloud = rule.name != "expired version" and now - self._warned.get(rule.name, -now) > _QUIET_SECONDS
+            aloud = rule.name != "expired version" and now - self._warned.get(rule.name, -FOREVER) > _QUIET_SECONDS
             if aloud:
                 self._warned[rule.name] = now
         self.report(
@@ -172,7 +173,7 @@ class Attempts:
         self._number += 1
         self._began = time.monotonic()
         self._answered = False
-        return min(LONGEST_ANSWER, ANSWER_SECONDS * 2.0 ** (self._number - 1))
+        return min(LONGEST_ANSWER, ANSWER_SECONDS * 2.0 ** min(self._number - 1, _DOUBLINGS))
 
     def answered(self) -> None:
         """A watch is open: what is silent from now on is not the server."""
@@ -184,6 +185,8 @@ class Attempts:
         if isinstance(error, Expired):
             raise self._out_of_time(error) from None
         self._forgive()
+        if isinstance(error, ApiError) and not error.of_gateway:
+            self._patience.known = True
         rule = rule_of(error, known=self._patience.known)
         if rule is None:
             raise error

@@ -13,7 +13,7 @@ import pytest
 from runner import shell
 from runner.cluster import patience, pulse
 from runner.cluster.http import ApiError, Unreachable
-from runner.cluster.patience import Unanswered
+from runner.cluster.patience import Patience, Unanswered
 from runner.cluster.protocol import Ref, Selection
 from runner.deadline import Deadline
 from runner.errors import Cancelled, StepFailed
@@ -357,6 +357,21 @@ def test_server_that_never_answered_is_not_waited_for(api: FakeApi, cluster: Kub
     cluster.patiently("GET", "/version", Deadline(20))
     api.fault(refused, times=3)
     assert cluster.nodes(Deadline(20)) == []
+
+
+def test_refusal_is_an_answer_too(api: FakeApi, cluster: Kubectl) -> None:
+    """A server that refused something is known, and waited for when it restarts."""
+    api.fault(fake_api.status(403, "Forbidden"))
+    with pytest.raises(ApiError):
+        cluster.nodes(Deadline(20))
+    api.fault(fake_api.plain(500, "dial tcp: connect: connection refused"), times=3)
+    assert cluster.nodes(Deadline(20)) == []
+
+
+def test_attempts_are_never_too_many() -> None:
+    """An hour of failures does not end in one of ours."""
+    attempts = Patience("https://10.0.0.1:6443", "", patience.quiet).attempts("watch", Deadline(20))
+    assert [attempts.begin() for _ in range(5000)][-1] == patience.LONGEST_ANSWER
 
 
 def test_silence_ends_with_the_callers_deadline(
