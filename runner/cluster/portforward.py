@@ -32,8 +32,10 @@ _LONGEST_PAUSE: Final = 1.0
 _STABLE_SECONDS: Final = 2.0
 """A child that lived this long was good: the next one starts without a pause."""
 _START_SECONDS: Final = 30.0
-_SHORTEST_SILENCE: Final = 0.05
+_SHORTEST_SILENCE: Final = 0.025
 _LONGEST_SILENCE: Final = 1.0
+_SILENCE_PER_START: Final = 0.5
+"""A refusal takes a part of the time that kubectl takes to start, also on a busy machine: 3 to 21 % were seen."""
 _QUIET_SECONDS: Final = 10.0
 """A restart for the same reason as the last one is not reported again within this time."""
 REFUSED: Final = "the connection was refused, nothing listens there (yet)"
@@ -98,9 +100,8 @@ class PortForward:
             far.close()  # the port may be that of another program by now
 
     def silence(self) -> float:
-        # The way to the Pod takes a part of what kubectl takes to start, on a busy machine as on an idle one.
         starting = self._tunnel.starting if self._tunnel else 0.0
-        return min(_LONGEST_SILENCE, max(_SHORTEST_SILENCE, 1.5 * starting))
+        return min(_LONGEST_SILENCE, max(_SHORTEST_SILENCE, _SILENCE_PER_START * starting))
 
     def answered(self, far: socket.socket) -> None:
         for tunnel in (self._tunnel, self._retired):
