@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import secrets
-import socket
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.deadline import Deadline
-from runner.errors import CommandResult, StepFailed
-from runner.journal import Undo
-from runner.shell import Command
+from runner.errors import StepFailed
 
 if TYPE_CHECKING:
+    import socket
+
     from runner.cluster.images import Builder
+    from runner.deadline import Deadline
+    from runner.errors import CommandResult
+    from runner.journal import Undo
+    from runner.shell import Command
 
 # An object as the API server (or a manifest) spells it.
 Object = dict[str, Any]
@@ -28,6 +28,9 @@ RUN_LABEL = "runner/run-id"
 
 def name_suffix() -> str:
     """Five characters, as the API server appends to generateName; chosen here, so that the name can be journalled."""
+    import secrets
+    import string
+
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))
 
 

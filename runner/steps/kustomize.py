@@ -6,15 +6,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.document import Document, read_objects
 from runner.errors import InvalidWorkflow
 from runner.expressions import has_expression
-from runner.shell import Command
 from runner.steps import manifests
 from runner.steps.bounds import STAY_INSIDE, leaves
 from runner.steps.kind import Fault, Files
+
+if TYPE_CHECKING:
+    from runner.shell import Command
 
 NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 # Where a kustomization names others, or files of objects.
@@ -25,6 +27,8 @@ _REMOTE = re.compile(r"^(?:[a-z+]+::)|://|^[\w.-]+@[\w.-]+:|^(?:[\w-]+\.)+(?:com
 
 def command(folder: str) -> Command:
     """Print the objects of a kustomization."""
+    from runner.shell import Command
+
     return Command(("kubectl", "kustomize", folder))
 
 
