@@ -14,7 +14,7 @@ import pytest
 import runner.commands.validate
 from runner.cli import main
 from tests.conftest import Completed, Runner
-from tests.test_masking import FORMS
+from tests.forms import FORMS
 
 # One for each place; with signs that JSON, URLs and shells escape.
 SECRETS = {
@@ -25,7 +25,6 @@ SECRETS = {
     "url": "UrlPassw0rd-5",
     "lines": "first-line-of-6\nsecond/line-of-6",
 }
-PRINTED = {name: form for name, form in FORMS.items() if name != "printf %q"}
 WORKFLOW = """
 inputs:
   given: {secret: true, env: GIVEN}
@@ -95,9 +94,9 @@ def planted(tmp_path: Path, port: int) -> Path:
     folder = tmp_path / "flow"
     folder.mkdir()
     (folder / "print.py").write_text(
-        "import os, sys\nsys.path.insert(0, os.environ['TESTS'])\nfrom tests.test_planted_secrets import PRINTED\n"
+        "import os, sys\nsys.path.insert(0, os.environ['TESTS'])\nfrom tests.forms import FORMS\n"
         "for name in ('A', 'B', 'C_PASSWORD', 'D_PASSWORD', 'E', 'PROXY'):\n"
-        "    for form in PRINTED.values():\n"
+        "    for form in FORMS.values():\n"
         "        print(name, form(os.environ.get(name, '')))\n"
     )
     (folder / "values.yaml").write_text(json.dumps({"read": {"inner": SECRETS["value"]}}))
@@ -158,7 +157,7 @@ def test_no_sink_has_a_secret(
     for name, text in sinks.items():
         assert found(text) == [], name
     assert "***" in done.stderr
-    assert events.count("***") > len(PRINTED)
+    assert events.count("***") > len(FORMS)
 
 
 def test_plan_has_no_secret(planted: Path, runner: Runner) -> None:

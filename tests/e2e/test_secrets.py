@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Completed, Runner
-from tests.test_masking import FORMS
+from tests.forms import FORMS
 
 pytestmark = pytest.mark.e2e
 
