@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from runner.cluster import stuck
 from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.http import ApiError
 from runner.cluster.observer import PROBE
@@ -148,30 +149,18 @@ def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHa
         try:
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
         except Expired as error:
-            why = what_holds(cluster, member)
-            raise TimedOut(
-                f"{error.message}: {member} still exists{why}", reason="timeout", hint=_look(member)
-            ) from None
+            why, hint = what_holds(cluster, member)
+            raise TimedOut(f"{error.message}: {member} still exists{why}", reason="timeout", hint=hint) from None
 
 
-def what_holds(cluster: Kubectl, member: Member) -> str:
-    """Why an object is still there, as the end of a sentence."""
+def what_holds(cluster: Kubectl, member: Member) -> tuple[str, str]:
+    """(why an object is still there, as the end of a sentence; what to type)."""
     with Deadline(2) as deadline:
         try:
             live = cluster.patiently("GET", member.path, deadline)
         except RunnerError:
-            return ""
-    meta = live["metadata"]
-    if finalizers := meta.get("finalizers") or (live.get("spec") or {}).get("finalizers"):
-        return f", held by its finalizers: {', '.join(finalizers)}"
-    if meta.get("deletionGracePeriodSeconds"):
-        return f", ending within its grace period of {meta['deletionGracePeriodSeconds']} s"
-    return "" if meta.get("deletionTimestamp") else ", and is not being deleted"
-
-
-def _look(member: Member) -> str:
-    place = f" --namespace={member.namespace}" if member.namespace else ""
-    return f"kubectl get {member}{place} -o yaml"
+            return "", ""
+    return stuck.why(member.resource.kind, live)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +241,7 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
             hand.waiting(f"{member} to be gone")
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
         except Expired:
-            return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)}")
+            return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)[0]}")
         except Cancelled as error:
             return Gone(shot.record, f"its deletion was started, and not waited for ({error.message})")
         except RunnerError as error:

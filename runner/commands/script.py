@@ -52,10 +52,17 @@ remember() {
   [[ " $* " != *" --filename=- "* ]] || text=$(cat)
   if [[ $1 == --namespace=* ]]; then place=("$1"); fi
   while read -r name; do
-    undo+=("$(printf '%q ' kubectl delete --cascade=foreground --ignore-not-found "${place[@]}" "$name")")
+    undo+=("$(printf '%q ' delete_own "${place[@]}" "$name")")
   done < <(comm -23 \\
     <(kubectl apply --dry-run=client --output=name "$@" <<<"$text" | sort) \\
     <(kubectl get --ignore-not-found --output=name "$@" <<<"$text" | sort))
+}
+
+# The objects of a kind that the cluster knows no more are gone.
+delete_own() {
+  local said
+  if said=$(kubectl delete --cascade=foreground --ignore-not-found "$@" 2>&1); then return; fi
+  [[ $said == *"doesn't have a resource type"* ]] || { echo "$said" >&2; return 1; }
 }
 """
 

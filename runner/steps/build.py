@@ -1,13 +1,21 @@
 """Build a container image, and make it known to the cluster's nodes.
 
 The builder is docker, podman, buildah or nerdctl, whichever is there and works. The image reaches the nodes under the
-name that kubelet looks for, so `image: pythonapp` with `imagePullPolicy: Never` works; what is there already is not
-sent again.
+name that kubelet looks for, so `image: pythonapp` with `imagePullPolicy: Never` (or `IfNotPresent`) works.
 
 ```yaml
 - build: {image: pythonapp, context: pythonapp}
 - build: {image: "web:dev", context: ., file: docker/Dockerfile, args: {VERSION: "1.2"}, target: runtime}
 ```
+
+What is unchanged costs next to nothing: the builder's cache says so, and an image that the nodes have already, by its
+id, is not sent again. After it was sent, the nodes are asked whether they really have it under this name. A Pod runs
+what it was started with: when `apply` leaves an object as it was whose Pods still run the image of before, a warning
+names them and says what to type. Images and build cache stay after a run; they are a cache.
+
+kubelet asks a registry for an image without a tag (or with `:latest`) unless its manifest has an `imagePullPolicy`;
+`validate` warns of such an image that is built here. A build that fails ends with what went wrong in the Dockerfile,
+and all that the builder printed.
 """
 
 from __future__ import annotations

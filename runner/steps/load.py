@@ -7,6 +7,11 @@
 - load: pythonapp
 - load: {archive: build/web.tar}
 ```
+
+How images reach the nodes is the cluster's matter: kind, k3d and minikube take an archive by their own commands, nodes
+that are this machine by `ctr`, Docker Desktop and its kin use the builder's images directly, and for all others the
+image is pushed to the registry that its name names. What the nodes have already is not sent again, and afterwards they
+are asked whether they have it. An archive must hold the image under the name that kubelet looks for.
 """
 
 from __future__ import annotations

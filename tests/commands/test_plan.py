@@ -136,6 +136,94 @@ def test_step_that_is_known_to_be_skipped(runner: Runner, folder: Path) -> None:
     assert "[skipped: inputs.who == 'world' is false]" in answer.stdout
 
 
+SOURCES = """\
+inputs: {greeting: {secret: true, env: GREETING}}
+steps:
+  - apply: all.yaml
+  - apply: {kustomize: base, images: {app: "localhost:5000/app:2"}, server_side: true}
+  - apply: {file: base/map.yaml, wait: true}
+  - apply:
+      manifest: {apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: "${{ inputs.greeting }}"}}
+  - delete: all.yaml
+"""
+DEFINITION = """\
+apiVersion: {group}/v1
+kind: Widget
+metadata: {{name: one}}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: widgets.{group}}}
+spec:
+  group: {group}
+  scope: Namespaced
+  names: {{kind: Widget, plural: widgets, singular: widget}}
+  versions:
+  - {{name: v1, served: true, storage: true, schema: {{openAPIV3Schema: {{type: object}}}}}}
+"""
+
+
+def write_sources(folder: Path, group: str) -> None:
+    """A workflow with manifests of every source: a kind and an object of it, a kustomization, an inline map."""
+    (folder / "flow.yaml").write_text(SOURCES)
+    (folder / "all.yaml").write_text(DEFINITION.format(group=group))
+    (folder / "base").mkdir()
+    (folder / "base/kustomization.yaml").write_text("resources: [pod.yaml]\nnamePrefix: k-\n")
+    (folder / "base/pod.yaml").write_text(POD)
+    (folder / "base/map.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n")
+
+
+def test_script_of_every_source_of_manifests(runner: Runner, tmp_path: Path) -> None:
+    """Phase by phase, as a run does; what is in no file is in a variable; ShellCheck has nothing to say."""
+    write_sources(tmp_path, "plan.test")
+    env = {"GREETING": "hello"}
+    table = runner("plan", "--engine", "kubectl", "flow.yaml", cwd=tmp_path, env=env).stdout
+    answer = runner("plan", "--format", "sh", "--engine", "kubectl", "flow.yaml", cwd=tmp_path, env=env)
+    (tmp_path / "plan.sh").write_text(answer.stdout)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run([shellcheck, "plan.sh"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert checked.stdout == ""
+    lines = answer.stdout.splitlines()
+    established = "kubectl wait --for=condition=Established customresourcedefinition/widgets.plan.test --timeout=60s"
+    assert f"{established}  # observe" in lines
+    images = '[{"name": "app", "newName": "localhost:5000/app", "newTag": "2"}]'
+    assert f"steps_1_manifest=$(with_images base '{images}')" in lines
+    assert 'kubectl apply --server-side --filename=- <<<"$steps_1_manifest"' in lines
+    assert "kubectl apply --filename=base/map.yaml" in lines
+    assert any('"a": "\'"$GREETING"\'"' in line for line in lines)
+    assert table.count("$ kubectl apply --filename=-  <<< 1 object") == 3
+    assert "$ kubectl kustomize base" in table
+
+
+@pytest.mark.e2e
+def test_script_of_every_source_works(
+    runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    """On a real cluster it passes by itself, and leaves nothing."""
+    write_sources(tmp_path, f"{namespace}.test")
+    env = {**cluster_env, "GREETING": "hello"}
+    plan = runner("plan", "--format", "sh", "-n", namespace, "flow.yaml", cwd=tmp_path, env=env)
+    (tmp_path / "plan.sh").write_text(plan.stdout)
+
+    script = subprocess.run(
+        ["bash", "plan.sh"],
+        cwd=tmp_path,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert script.returncode == 0, script.stdout + script.stderr
+    assert "created (server side)" in script.stdout or "serverside-applied" in script.stdout
+    left = kubectl("get", "pods,configmaps", "-n", namespace, "-o", "name")
+    assert left == "configmap/kube-root-ca.crt\n"
+    assert kubectl("get", "customresourcedefinition", f"widgets.{namespace}.test", "--ignore-not-found") == ""
+
+
 @pytest.mark.e2e
 @pytest.mark.example
 @pytest.mark.parametrize("name", ["pod", "deployment", "smoke"])

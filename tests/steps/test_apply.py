@@ -240,3 +240,135 @@ def test_file_that_was_generated_wrongly(text: str | None, message: str, folder:
     assert caught.value.message.count("made.yaml") >= 1
     assert caught.value.reason == "manifest"
     assert stage.applied == []
+
+
+# -- other sources --------------------------------------------------------------------------------------------------
+
+CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}
+TEXT = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: b}\n"
+
+
+def lines(data: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """The commands as typed, with what they read."""
+    args = msgspec.convert(data, apply.Args)
+    scene = Scene(KubectlDialect(), "", folder, show_path=lambda path: str(path.relative_to(folder)))
+    return [(str(command), command.stdin or "") for command in apply.commands(args, scene)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "`apply` needs `file`, `kustomize` or `manifest`, one of them"),
+        ({"file": "pod.yaml", "manifest": CONFIG}, "`apply` needs `file`, `kustomize` or `manifest`, one of them"),
+        ({"manifest": {"kind": "Pod"}}, "`apiVersion` is missing: not a Kubernetes object"),
+        ({"manifest": [CONFIG, 1]}, "this is a single value, not a Kubernetes object"),
+        ({"manifest": "a: [\n"}, "inline manifest:2:1: a value is missing here"),
+        ({"manifest": "# nothing"}, "the manifest is empty"),
+        ({"manifest": "a: 1\n"}, "inline manifest:1: `apiVersion` and `kind` are missing: not a Kubernetes object"),
+        ({"file": "pod.yaml", "images": {"x": "y:1"}}, "no container uses the image x"),
+        ({"file": "pod.yaml", "images": {"x:1": "y:1"}}, "x:1 has a tag or digest"),
+    ],
+)
+def test_wrong_sources(data: dict[str, Any], message: str, folder: Path) -> None:
+    """Before anything runs."""
+    assert [fault.message for fault in apply.check(data, Files(folder, folder))] == [message]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"manifest": CONFIG},
+        {"manifest": [CONFIG, CONFIG]},
+        {"manifest": TEXT},
+        {"manifest": "${{ inputs.text }}"},
+        {"manifest": {**CONFIG, "data": {"a": "${{ inputs.a }}"}}},
+        {"file": "https://example.test/a.yaml", "allow_remote": True},
+        {"file": "${{ inputs.file }}", "images": {"x": "y"}},
+    ],
+)
+def test_good_sources(data: dict[str, Any], folder: Path) -> None:
+    """A map, a list, a text; what only a run knows is left to it."""
+    assert list(apply.check(data, Files(folder, folder))) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "image", "warned"),
+    [
+        ("", "app", True),
+        ("", "app:latest", True),
+        ("", "docker.io/library/app", True),
+        ("imagePullPolicy: Always", "app", True),
+        ("imagePullPolicy: Never", "app", False),
+        ("", "app:dev", False),
+        ("", "other", False),
+    ],
+)
+def test_image_that_would_be_pulled(policy: str, image: str, warned: bool, folder: Path) -> None:
+    """What is built here is in no registry; the warning names the line of the manifest."""
+    (folder / "web.yaml").write_text(
+        f"{manifest('web')}spec:\n  containers:\n  - name: app\n    image: {image}\n    {policy}\n"
+    )
+    found = list(apply.check({"file": "web.yaml"}, Files(folder, folder, built=frozenset({"app"}))))
+
+    assert [fault.severity for fault in found] == ["warning"] * warned
+    assert all(fault.message.startswith(f"web.yaml:7: {image} is built here") for fault in found)
+    replaced = {"file": "web.yaml", "images": {image.partition(":")[0]: "else:1"}}
+    assert list(apply.check(replaced, Files(folder, folder, built=frozenset({"app"})))) == []
+
+
+def test_commands_of_other_sources(folder: Path) -> None:
+    """What kubectl reads from a file is named; what it cannot read from one stands on its standard input."""
+    (folder / "all.yaml").write_text(manifest("a") + "---\n" + manifest("n", "Namespace"))
+    (folder / "spec.yaml").write_text(manifest("a") + "spec: {containers: [{name: a, image: 'app:1'}]}\n")
+
+    assert lines({"kustomize": "over"}, folder) == [("kubectl kustomize over", ""), ("kubectl apply --filename=-", "")]
+    assert lines({"file": "pod.yaml", "server_side": True}, folder) == [
+        ("kubectl apply --server-side --filename=pod.yaml", "")
+    ]
+    assert lines({"file": "https://x.test/a.yaml", "allow_remote": True}, folder) == [
+        ("kubectl apply --filename=https://x.test/a.yaml", "")
+    ]
+    (first, namespace), (second, pod) = lines({"file": "all.yaml"}, folder)
+    assert first == second == "kubectl apply --filename=-"
+    assert ('"kind": "Namespace"' in namespace, '"kind": "Pod"' in pod) == (True, True)
+    ((_, inline),) = lines({"manifest": {**CONFIG, "data": {"a": "\ue000run.id\ue001"}}}, folder)
+    assert "\ue000run.id\ue001" in inline
+    ((_, changed),) = lines({"file": "spec.yaml", "images": {"app": "app:2"}}, folder)
+    assert '"image": "app:2"' in changed
+
+
+def test_what_wait_stands_for(folder: Path) -> None:
+    """A line for each kind; where the objects are not known yet, the words for it."""
+    scene = Scene(KubectlDialect(), "", folder, timeout=30)
+    args = msgspec.convert({"file": "many/a.yaml", "wait": True}, apply.Args)
+
+    assert apply.equivalent(args, scene) == (
+        "kubectl wait pod/x --namespace=other --for=condition=Ready --timeout=30s",
+        "kubectl wait service/y --namespace=other --for=create --timeout=30s",
+    )
+    (words,) = apply.equivalent(msgspec.convert({"kustomize": "over", "wait": True}, apply.Args), scene)
+    assert words.startswith("# ")
+    assert apply.equivalent(msgspec.convert({"kustomize": "over"}, apply.Args), scene) == ()
+
+
+def test_run_with_objects_of_the_workflow(folder: Path) -> None:
+    """Maps, lists of objects and texts; other images are set; an image that nobody uses fails the step."""
+    stage: Any = Stage(folder)
+    apply.run(msgspec.convert({"manifest": {"apiVersion": "v1", "kind": "List", "items": [CONFIG]}}, apply.Args), stage)
+    assert [item.object for item in stage.applied] == [CONFIG]
+    apply.run(msgspec.convert({"manifest": TEXT}, apply.Args), stage)
+    assert [item.ref.name for item in stage.applied] == ["a", "b"]
+
+    (folder / "spec.yaml").write_text(manifest("a") + "spec: {containers: [{name: a, image: 'app:1'}]}\n")
+    apply.run(msgspec.convert({"file": "spec.yaml", "images": {"app": "me/app"}}, apply.Args), stage)
+    assert stage.applied[0].object["spec"]["containers"][0]["image"] == "me/app:1"
+    with pytest.raises(StepFailed) as caught:
+        apply.run(msgspec.convert({"file": "spec.yaml", "images": {"x": "y"}}, apply.Args), stage)
+    assert (caught.value.message, caught.value.hint) == ("no container uses the image x", "the manifests have app:1")
+
+
+def test_run_refuses_a_url_that_is_not_allowed(folder: Path) -> None:
+    """One that an expression made."""
+    with pytest.raises(StepFailed) as caught:
+        apply.run(msgspec.convert({"file": "http://x.test/a.yaml"}, apply.Args), Stage(folder))  # type: ignore[arg-type]
+    assert "allow_remote" in caught.value.hint
