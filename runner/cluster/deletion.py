@@ -149,11 +149,16 @@ def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHa
         try:
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
         except Expired as error:
-            why, hint = what_holds(cluster, member)
+            why, hint = _obstacle(cluster, member)
             raise TimedOut(f"{error.message}: {member} still exists{why}", reason="timeout", hint=hint) from None
 
 
-def what_holds(cluster: Kubectl, member: Member) -> tuple[str, str]:
+def what_holds(cluster: Kubectl, member: Member) -> str:
+    """Why an object is still there, as the end of a sentence."""
+    return _obstacle(cluster, member)[0]
+
+
+def _obstacle(cluster: Kubectl, member: Member) -> tuple[str, str]:
     """(why an object is still there, as the end of a sentence; what to type)."""
     with Deadline(2) as deadline:
         try:
@@ -241,7 +246,7 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
             hand.waiting(f"{member} to be gone")
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
         except Expired:
-            return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)[0]}")
+            return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)}")
         except Cancelled as error:
             return Gone(shot.record, f"its deletion was started, and not waited for ({error.message})")
         except RunnerError as error:

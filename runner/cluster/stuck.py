@@ -35,7 +35,7 @@ def why(kind: str, live: Object) -> tuple[str, str]:
     place = f" --namespace={meta['namespace']}" if meta.get("namespace") else ""
     reference = f"{kind.lower()}/{meta['name']}{place}"
     look = f"kubectl get {reference} -o yaml"
-    if not meta.get("deletionTimestamp"):
+    if not (meta.get("deletionTimestamp") or meta.get("deletionGracePeriodSeconds")):
         return ", and is not being deleted", look
     if kind == "Namespace" and (found := _namespace(live)):
         return found
