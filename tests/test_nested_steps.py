@@ -272,3 +272,13 @@ def test_scope_ends_what_it_began() -> None:
     assert ended == ["second", "first"]
     assert inside.forwarded("localhost", 81) is None
     assert str(around.forwarded("127.0.0.1", 80).target) == "pod/a"  # type: ignore[union-attr]
+
+
+def test_scope_ends_with_its_steps(execute: Execute, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the steps inside before that of the workflow, also when one of them fails."""
+    closed: list[bool] = []
+    monkeypatch.setattr(Scope, "close", lambda scope: closed.append(scope.parent is not None))
+
+    code, _ = execute(f"steps: [{{verify: {{tcp: 'localhost:{port}', throughout: [{{run: exit 1}}]}}}}]\n")
+
+    assert (code, closed) == (1, [True, False])
