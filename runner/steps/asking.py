@@ -34,8 +34,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TLS_ALERT: Final = "\x15\x03"
 """How the answer of a server begins that expected TLS."""
 _PROBE_SECONDS: Final = 0.5
-_SILENCE_SECONDS: Final = 0.025
-"""A TCP connection that nobody wanted is closed within this time."""
+_SILENCE_SECONDS: Final = 0.25
+"""A TCP connection that nobody wanted is closed within this time, also through a forward and on a busy machine."""
 
 
 class Lost(Exception):

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,10 +57,13 @@ class FakeApi:
             threading.Thread(target=self._talk, args=(client, serve), daemon=True).start()
 
     def _talk(self, client: socket.socket, serve: Serve) -> None:
-        with client:
+        with client, suppress(OSError):  # one that does not wait for the answer
             data = b""
             while b"\r\n\r\n" not in data:
-                data += client.recv(1 << 16)
+                chunk = client.recv(1 << 16)
+                if not chunk:
+                    return
+                data += chunk
             head, _, rest = data.partition(b"\r\n\r\n")
             self.heads.append(head.decode())
             serve(client, rest)

@@ -423,8 +423,8 @@ def test_proxy_that_dies_is_replaced_once_for_all(
     api.await_asked(WATCH, 4)
     (old,) = shell.alive()
     old.stop()
-    api.put("pods", "b")
     api.cut_watches()
+    api.put("pods", "b")
     for follower in followers:
         follower.await_names("a/uid of a", "b/uid of b")
     assert len(shell.alive()) == 1

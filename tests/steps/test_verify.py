@@ -323,7 +323,7 @@ def test_tcp_that_is_closed_at_once(tmp_path: Any) -> None:
         thread = threading.Thread(target=hang_up)
         thread.start()
         with pytest.raises(TimedOut, match="the connection was closed at once"):
-            run(FakeContext(tmp_path, 0.1), tcp=f"127.0.0.1:{server.getsockname()[1]}")
+            run(FakeContext(tmp_path, 1.5), tcp=f"127.0.0.1:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
 
