@@ -21,12 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner import document, expressions
+from runner.building import build
 from runner.cli import main
 from runner.errors import InvalidWorkflow, Problem
 from runner.expressions import EvaluationError, Flaw, InvalidExpression, Template
 from runner.reports import problems as report
 from runner.steps import KINDS
-from runner.workflow import Workflow, build
+from runner.workflow import Workflow
 
 ROOT = Path(__file__).parent.parent
 SEEDS = [path.read_text() for path in sorted((ROOT / "workflows").glob("*.yaml"))]

@@ -22,6 +22,8 @@ ALLOWED = {
         "engine",
         "steps",
         "cluster",
+        "building",
+        "inputs",
         "workflow",
         "schema",
         "document",
@@ -51,7 +53,9 @@ ALLOWED = {
     "orphans": {"journal"},
     "steps": {"steps", "cluster", "document", "expressions", "shell", "journal"},
     "cluster": {"cluster", "document", "shell", "journal"},
-    "workflow": {"document", "schema", "expressions", "steps"},
+    "building": {"inputs", "workflow", "document", "schema", "expressions", "steps"},
+    "inputs": {"workflow", "expressions"},
+    "workflow": {"schema", "expressions", "steps"},
     "schema": {"document", "expressions", "steps"},
     "document": set(),
     "expressions": set(),
@@ -67,7 +71,7 @@ ALLOWED = {
     "confidential": set(),
 }
 # `steps` is more than one layer: others know the contract, not the kinds.
-ONLY_CONTRACT = {"workflow", "schema", "scope"}
+ONLY_CONTRACT = {"building", "workflow", "schema", "scope"}
 DOORS = {
     "sh": "shell.py",
     "yaml": "document.py",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner import document, engine, workflow
+from runner import building, document, engine
 from runner.cli import main
 from runner.cluster.protocol import Selection
 from runner.engine import Run
@@ -26,7 +26,7 @@ Execute = Callable[[str], tuple[int, dict[str, Any]]]
 
 
 def build(text: str, folder: Path) -> Workflow:
-    return workflow.build(document.loads(textwrap.dedent(text), "w.yaml", folder / "w.yaml"), KINDS)
+    return building.build(document.loads(textwrap.dedent(text), "w.yaml", folder / "w.yaml"), KINDS)
 
 
 def told(text: str, folder: Path) -> list[str]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from runner import confidential, document, masking
+from runner.building import build, is_manifest
 from runner.errors import InvalidWorkflow, Problem, UsageError
+from runner.inputs import input_values
 from runner.steps import KINDS
-from runner.workflow import Workflow, build, input_values, is_manifest
+from runner.workflow import Workflow
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -22,13 +22,14 @@ from runner.commands import files
 from runner.errors import Cancelled, ExitCode, RunnerError, UsageError
 from runner.events import Events
 from runner.expressions import EvaluationError
+from runner.inputs import scope_values
 from runner.journal import EVENTS, Journal, Place, leftovers, new_run_id, runs_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.bounds import NAMESPACE
 from runner.steps.kind import seconds
 from runner.watchdog import Watchdog
-from runner.workflow import Workflow, fill, scope_values
+from runner.workflow import Workflow, fill
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import yaml
 
-from runner import document, steps, workflow
+from runner import building, document, steps
 from runner.cluster.images import Builder
 from runner.cluster.kubectl import KubectlDialect
 from runner.commands import reference
@@ -80,7 +80,7 @@ def test_example_is_a_valid_workflow(kind: Kind, tmp_path: Path) -> None:
     problems = []
     try:
         inputs = "inputs: {token: {secret: true, env: TOKEN}}\n"
-        workflow.build(document.loads(f"{inputs}steps:\n{web}{text}", "doc.yaml", tmp_path / "doc.yaml"), KINDS)
+        building.build(document.loads(f"{inputs}steps:\n{web}{text}", "doc.yaml", tmp_path / "doc.yaml"), KINDS)
     except InvalidWorkflow as error:
         problems = [f"{problem.line}: {problem.message}" for problem in error.problems]
 

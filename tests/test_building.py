@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner import document, workflow
+from runner import building, document, inputs, workflow
 from runner.errors import InvalidWorkflow, StepFailed, UsageError
 from runner.steps import KINDS
 from runner.steps.kind import seconds
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def build(text: str, folder: Path) -> Workflow:
     """The workflow of a text."""
-    return workflow.build(document.loads(textwrap.dedent(text), "w.yaml", folder / "w.yaml"), KINDS)
+    return building.build(document.loads(textwrap.dedent(text), "w.yaml", folder / "w.yaml"), KINDS)
 
 
 def told(text: str, folder: Path) -> list[str]:
@@ -51,7 +51,7 @@ def values(
     env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The values of the inputs that a text declares."""
-    return workflow.input_values(build(text + STEPS, folder).inputs, settings, files, env or {})
+    return inputs.input_values(build(text + STEPS, folder).inputs, settings, files, env or {})
 
 
 def refused(
@@ -329,7 +329,7 @@ def test_vars_are_derived_in_order(folder: Path) -> None:
         """,
         folder,
     )
-    found = workflow.scope_values(built, {"name": "web", "count": 2}, {"id": "r"})
+    found = inputs.scope_values(built, {"name": "web", "count": 2}, {"id": "r"})
 
     assert found["vars.image"] == "web:dev"
     assert found["vars.more"] == 3
@@ -362,7 +362,7 @@ def test_var_without_a_value(folder: Path) -> None:
     built = build('vars: {a: "${{ env.NOT_THERE_AT_ALL }}"}\n' + STEPS, folder)
 
     with pytest.raises(UsageError) as caught:
-        workflow.scope_values(built, {}, {})
+        inputs.scope_values(built, {}, {})
     assert caught.value.message == "`vars.a` has no value: there is no field `NOT_THERE_AT_ALL`"
 
 
