@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.cluster.references import names_registry, qualified
 from runner.deadline import Deadline
 from runner.errors import CannotStart, StepFailed
 from runner.shell import Command, find, run
@@ -223,23 +224,6 @@ def _program(builder: Builder) -> tuple[str, ...]:
 
 
 # --- names and ids, pure
-
-
-def qualified(image: str) -> str:
-    """The name under which kubelet looks for an image: `pythonapp` → `docker.io/library/pythonapp:latest`."""
-    registry, slash, rest = image.partition("/")
-    if not slash or not (registry == "localhost" or re.search(r"[.:A-Z]", registry)):
-        registry, rest = "docker.io", image
-    if registry in ("docker.io", "index.docker.io"):
-        registry, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
-    tagged = "@" in rest or ":" in rest.rpartition("/")[2]
-    return f"{registry}/{rest}" if tagged else f"{registry}/{rest}:latest"
-
-
-def names_registry(image: str) -> bool:
-    """Whether a name says which registry has the image."""
-    registry, slash, _ = image.partition("/")
-    return bool(slash) and registry != "localhost" and bool(re.search(r"[.:]", registry))
 
 
 def node_has(nodes: Sequence[Object], image: str, image_id: str = "") -> bool:

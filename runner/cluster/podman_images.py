@@ -7,6 +7,7 @@ from pathlib import Path
 from runner.cluster import images
 from runner.cluster.images import Builder
 from runner.cluster.protocol import Hand
+from runner.cluster.references import qualified
 from runner.errors import StepFailed
 from runner.shell import Command
 
@@ -32,7 +33,7 @@ def _load_archive(archive: Path, hand: Hand) -> str:
 
 
 def _load_from(builder: Builder, image: str, hand: Hand) -> str:
-    name = images.qualified(image)
+    name = qualified(image)
     path = hand.folder / "image.tar"
     try:
         for command in images.save_argv(builder, image, name, str(path)):

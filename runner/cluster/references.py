@@ -1,4 +1,4 @@
-"""Image references in manifests: which there are, and setting them without templates. Pure.
+"""Image references: the name that kubelet looks for, which a manifest has, and setting them without templates. Pure.
 
 The rule is kustomize's: an image is known by its name, without tag and digest. A new reference that has neither keeps
 those that the manifest has.
@@ -7,6 +7,7 @@ those that the manifest has.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,23 @@ def split(image: str) -> tuple[str, str]:
     folder, slash, last = name.rpartition("/")
     last, colon, tag = last.partition(":")
     return f"{folder}{slash}{last}", f"{colon}{tag}{at}{digest}"
+
+
+def qualified(image: str) -> str:
+    """The name under which kubelet looks for an image: `pythonapp` → `docker.io/library/pythonapp:latest`."""
+    registry, slash, rest = image.partition("/")
+    if not slash or not (registry == "localhost" or re.search(r"[.:A-Z]", registry)):
+        registry, rest = "docker.io", image
+    if registry in ("docker.io", "index.docker.io"):
+        registry, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
+    tagged = "@" in rest or ":" in rest.rpartition("/")[2]
+    return f"{registry}/{rest}" if tagged else f"{registry}/{rest}:latest"
+
+
+def names_registry(image: str) -> bool:
+    """Whether a name says which registry has the image."""
+    registry, slash, _ = image.partition("/")
+    return bool(slash) and registry != "localhost" and bool(re.search(r"[.:]", registry))
 
 
 def containers(object_: Object) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from runner.cluster.discovery import BUILTIN
-from runner.cluster.images import qualified
 from runner.cluster.protocol import Hand, Object, Ref, selector_of
-from runner.cluster.references import images_of
+from runner.cluster.references import images_of, qualified
 from runner.errors import RunnerError
 
 if TYPE_CHECKING:

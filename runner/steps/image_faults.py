@@ -42,9 +42,8 @@ def no_such_image(name: str, found: Iterable[Manifest]) -> tuple[str, str]:
 def pulled(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:
     """Containers of an image that was built here, and that kubelet will look for in a registry all the same."""
     from runner.cluster import references
-    from runner.cluster.images import names_registry, qualified
 
-    built = {qualified(image) for image in files.built if not names_registry(image)}
+    built = {references.qualified(image) for image in files.built if not references.names_registry(image)}
     if not built:
         return
     images = _images(data)
@@ -53,7 +52,7 @@ def pulled(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:
             name, rest = references.split(container["image"])
             image = references.replaced(str(images[name]), rest) if name in images else container["image"]
             why = references.pulls(image, container.get("imagePullPolicy"))
-            if why and qualified(image) in built:
+            if why and references.qualified(image) in built:
                 line = document.positions[(*way, "image")].line
                 message = f"{file}:{line}: {image} is built here, but kubelet asks a registry for it: {why}"
                 yield Fault((key,), message, "write `imagePullPolicy: IfNotPresent` beside it", "warning")

@@ -19,7 +19,8 @@ import pytest
 
 from runner.cluster import images
 from runner.cluster.guard import Verdict
-from runner.cluster.images import Builder, build_argv, find_builder, id_argv, load, load_script, qualified, save_argv
+from runner.cluster.images import Builder, build_argv, find_builder, id_argv, load, load_script, save_argv
+from runner.cluster.references import qualified
 from runner.errors import CannotStart, StepFailed
 
 if TYPE_CHECKING:
@@ -40,37 +41,6 @@ APP = "docker.io/library/app:latest"
 ID = "a" * 64
 
 # --- names
-
-
-@pytest.mark.parametrize(
-    ("image", "name"),
-    [
-        ("pythonapp", "docker.io/library/pythonapp:latest"),
-        ("pythonapp:1.2", "docker.io/library/pythonapp:1.2"),
-        ("me/app", "docker.io/me/app:latest"),
-        ("docker.io/app", "docker.io/library/app:latest"),
-        ("index.docker.io/app", "docker.io/library/app:latest"),
-        ("docker.io/me/app:2", "docker.io/me/app:2"),
-        ("localhost/app", "localhost/app:latest"),
-        ("localhost:5000/app", "localhost:5000/app:latest"),
-        ("ghcr.io/me/app", "ghcr.io/me/app:latest"),
-        ("registry:5000/team/app:v1", "registry:5000/team/app:v1"),
-        ("app@sha256:" + "0" * 64, "docker.io/library/app@sha256:" + "0" * 64),
-    ],
-)
-def test_qualified(image: str, name: str) -> None:
-    """A name becomes the one that kubelet looks for; one that is complete stays."""
-    assert qualified(image) == name
-    assert qualified(name) == name
-
-
-def test_names_registry() -> None:
-    """Only a name with a host in front says where to pull from; localhost is nobody's registry."""
-    assert images.names_registry("ghcr.io/me/app")
-    assert images.names_registry("localhost:5000/app")
-    assert not images.names_registry("me/app")
-    assert not images.names_registry("localhost/app")
-    assert not images.names_registry("app:1.2")
 
 
 def status(*names: str) -> dict[str, Any]:

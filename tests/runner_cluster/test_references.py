@@ -93,3 +93,34 @@ def test_as_a_kustomization_has_them() -> None:
 def test_pulls(image: str, policy: str | None, pulls: bool) -> None:
     """Kubelet's defaults."""
     assert bool(references.pulls(image, policy)) is pulls
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("pythonapp", "docker.io/library/pythonapp:latest"),
+        ("pythonapp:1.2", "docker.io/library/pythonapp:1.2"),
+        ("me/app", "docker.io/me/app:latest"),
+        ("docker.io/app", "docker.io/library/app:latest"),
+        ("index.docker.io/app", "docker.io/library/app:latest"),
+        ("docker.io/me/app:2", "docker.io/me/app:2"),
+        ("localhost/app", "localhost/app:latest"),
+        ("localhost:5000/app", "localhost:5000/app:latest"),
+        ("ghcr.io/me/app", "ghcr.io/me/app:latest"),
+        ("registry:5000/team/app:v1", "registry:5000/team/app:v1"),
+        ("app@sha256:" + "0" * 64, "docker.io/library/app@sha256:" + "0" * 64),
+    ],
+)
+def test_qualified(image: str, name: str) -> None:
+    """A name becomes the one that kubelet looks for; one that is complete stays."""
+    assert references.qualified(image) == name
+    assert references.qualified(name) == name
+
+
+def test_names_registry() -> None:
+    """Only a name with a host in front says where to pull from; localhost is nobody's registry."""
+    assert references.names_registry("ghcr.io/me/app")
+    assert references.names_registry("localhost:5000/app")
+    assert not references.names_registry("me/app")
+    assert not references.names_registry("localhost/app")
+    assert not references.names_registry("app:1.2")
