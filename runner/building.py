@@ -364,10 +364,8 @@ class _Builder:
         """Whether the schema already complains about this place: a kind's own check may then rely on nothing. What is
         inside the items of the lists `aside` does not count: those are steps of their own.
         """
-        if not self.problems:
-            return False
-        wrong = {(problem.line, problem.column) for problem in self.problems}
-        return any(
+        wrong = {(problem.line, problem.column) for problem in self.problems if problem.severity == "error"}
+        return bool(wrong) and any(
             (position.line, position.column) in wrong
             for place, position in self._places[path[:2]]
             if place[: len(path)] == path and not (len(place) > len(path) + 1 and place[len(path)] in aside)

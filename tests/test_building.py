@@ -802,3 +802,12 @@ def test_value_of_the_wrong_type_at_run_time(folder: Path) -> None:
     with pytest.raises(StepFailed) as caught:
         step.render({"steps.a.outputs.json": {}})
     assert caught.value.message == "the expression steps.a.outputs.json.g has no value: there is no field `g`"
+
+
+def test_a_warning_takes_nothing_from_its_step(folder: Path) -> None:
+    """A step that validation only warns about has its name and its time."""
+    text = "steps: [{verify: {url: 'http://localhost/', request: {auth: {bearer: abcdefghijkl}}}}]"
+    (step,) = build(text, folder).steps
+
+    assert step.name == "verify http://localhost/"
+    assert step.timeout == 30

@@ -184,7 +184,7 @@ def test_plan_shows_the_steps_inside(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     assert capsys.readouterr().out.splitlines()[2:7] == [
         "  1  verify http://a/",
-        "       ~ curl http://a/",
+        "       ~ curl --max-time 2 http://a/",
         "       ~ the same again and again meanwhile, of which 2 may fail",
         "      1.1  run kubectl version",
         "           $ kubectl version",

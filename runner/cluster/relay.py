@@ -296,7 +296,7 @@ def _busy(host: str, port: int) -> CannotStart:
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return CannotStart(
         f"the local port {place} is in use" + (f" by {holder}" if holder else ""),
-        hint='end that program, or name another local port; ":5000" with nothing before the colon takes a free one',
+        hint='end that program, or name another local port; ":80", with nothing before the colon, takes a free one',
     )
 
 

@@ -35,8 +35,9 @@ def no_such_image(name: str, found: Iterable[Manifest]) -> tuple[str, str]:
     """(the sentence about an image that no container uses, what there is instead)."""
     from runner.cluster import references
 
-    used = references.images_of(item.object for item in found)
-    return f"no container uses the image {name}", f"the manifests have {', '.join(used) or 'no containers'}"
+    used = ", ".join(references.images_of(item.object for item in found))
+    hint = f"write one of those in the manifests: {used}" if used else "the manifests have no containers"
+    return f"no container uses the image {name}", hint
 
 
 def pulled(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:

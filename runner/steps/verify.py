@@ -37,9 +37,11 @@ Credentials come from secret inputs, are masked in everything that is printed, a
 
 **More than once.** `consecutive` wants so many good answers in a row. `throughout` then goes on asking, 20 times a
 second, for a time or while steps run, and fails when more than `max_failures` asks did; the report says how many there
-were, and the longest time without a good answer. The steps are ordinary ones, run in order; a `forward` among them ends
-with them. They are run to their end even when asks fail meanwhile, so that the report has the whole gap. Where the step
-has no `timeout` of its own, it has the default for the first good answer, and on top of it the time of `throughout`.
+were, and the longest time without a good answer. A forward holds connections back while its Pod is away, so an ask
+that takes longer than 2 s counts as failed; `max_elapsed` and `request.timeout` set a limit of your own. The steps are
+ordinary ones, run in order; a `forward` among them ends with them. They are run to their end even when asks fail
+meanwhile, so that the report has the whole gap. Where the step has no `timeout` of its own, it has the default for the
+first good answer, and on top of it the time of `throughout`.
 
 ```yaml
 - verify: {url: "http://localhost:5000/", consecutive: 5}
@@ -123,7 +125,9 @@ class Request(kind.Args, frozen=True):
     form: Annotated[dict[str, str] | None, Meta(description="A body: these fields, as a browser sends a form.")] = None
     auth: Annotated[Auth | None, Meta(description="Credentials: `basic` or `bearer`.")] = None
     follow_redirects: Annotated[bool, Meta(description="Go where a 3xx answer points (ten times at most).")] = False
-    timeout: Annotated[Duration, Meta(description="How long one attempt may take.")] = "5s"
+    timeout: Annotated[
+        Duration, Meta(description="How long one attempt may take. Default: 5s, and 2s with `throughout`.")
+    ] = ""
 
 
 class Tls(kind.Args, frozen=True):
@@ -349,8 +353,8 @@ def _throughout(question: Question, args: Args, context: Context) -> Record:
                 context.run_steps("throughout")
             except StepFailed as error:
                 record = asker.stop()
-                details = _details(record.worst) if record.worst else ""
-                raise StepFailed(error.message, hint=str(record), reason=error.reason, details=details) from None
+                details = "\n".join([str(record), *([_details(record.worst)] if record.worst else ())])
+                raise StepFailed(error.message, hint=error.hint, reason=error.reason, details=details) from None
         record = asker.stop()
     if record.failures > args.max_failures:
         assert record.worst  # noqa: S101 - there were failures
@@ -409,7 +413,7 @@ def _question(args: Args, context: Context) -> Question:
         method=request.method,
         headers={**curl.headers(request), **_credentials(request.auth)},
         body=curl.body(request),
-        timeout=seconds(request.timeout),
+        timeout=curl.patience(args),
         follow=request.follow_redirects,
         security=security,
         secure=security.context() if args.url.startswith("https:") else None,

@@ -363,7 +363,10 @@ def test_run_with_objects_of_the_workflow(folder: Path) -> None:
     assert stage.applied[0].object["spec"]["containers"][0]["image"] == "me/app:1"
     with pytest.raises(StepFailed) as caught:
         apply.run(msgspec.convert({"file": "spec.yaml", "images": {"x": "y"}}, apply.Args), stage)
-    assert (caught.value.message, caught.value.hint) == ("no container uses the image x", "the manifests have app:1")
+    assert (caught.value.message, caught.value.hint) == (
+        "no container uses the image x",
+        "write one of those in the manifests: app:1",
+    )
 
 
 def test_run_refuses_a_url_that_is_not_allowed(folder: Path) -> None:
