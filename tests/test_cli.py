@@ -396,3 +396,22 @@ def test_full_disk(folder: Path) -> None:
 
     assert "Traceback" not in answer.stderr
     assert answer.returncode not in (0, 70)
+
+
+def test_one_log_says_everything_once(tmp_path: Path) -> None:
+    """Where stdout and stderr are one log, as in CI, the output of a failed step is in it once: in the report."""
+    (tmp_path / "flow.yaml").write_text("steps: [{run: 'echo sad news >&2; exit 1'}]")
+    log = subprocess.run(
+        [sys.executable, "-m", "runner", "flow.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "KUBECONFIG": "none", "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+    assert log.returncode == 1
+    assert log.stdout.count("│ sad news") == 1
+    assert "step failed" in log.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -125,8 +126,17 @@ def _sinks(options: Namespace, folder: Path) -> list[tuple[Any, Any]]:
         view = live.make(sys.stderr)
         sinks.append((view, view.close))
     else:
-        sinks.append((log.make(sys.stderr, options.log_format, verbosity), lambda: None))
+        reported = options.output == "text" and _same(sys.stdout, sys.stderr)
+        sinks.append((log.make(sys.stderr, options.log_format, verbosity, reported=reported), lambda: None))
     return sinks
+
+
+def _same(one: TextIO, other: TextIO) -> bool:
+    """Whether both go to the same file, pipe or terminal, as in a CI log."""
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):
+        return False
 
 
 def _watches(stream: TextIO) -> bool:

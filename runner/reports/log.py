@@ -29,10 +29,15 @@ def make(
     log_format: LogFormat = "text",
     verbosity: Verbosity = 0,
     environ: Mapping[str, str] = os.environ,
+    *,
+    reported: bool = False,
 ) -> Sink:
-    """A sink that writes every event at once. `verbosity` -1 shows warnings and errors only, 1 also debug events."""
+    """A sink that writes every event at once. `verbosity` -1 shows warnings and errors only, 1 also debug events.
+
+    `reported`: the report for people follows on the same stream.
+    """
     structlog = _structlog()
-    readable = Readable(Style.of(stream, environ), verbose=verbosity > 0)
+    readable = Readable(Style.of(stream, environ), verbose=verbosity > 0, reported=reported)
 
     def render(_: Any, __: str, fields: MutableMapping[str, Any]) -> str:
         event: Event = fields["record"]

@@ -65,11 +65,15 @@ _TONES: Final = {"error": "bad", "warning": "warn", "debug": "dim"}
 
 
 class Readable:
-    """Renders events. It remembers whether the run has several workflows, so that steps say whose they are."""
+    """Renders events. It remembers whether the run has several workflows, so that steps say whose they are.
 
-    def __init__(self, style: Style, verbose: bool = False) -> None:
+    `reported`: the report comes later in the same place, and has everything about a failure; here it is one sentence.
+    """
+
+    def __init__(self, style: Style, verbose: bool = False, reported: bool = False) -> None:
         self._style = style
         self._verbose = verbose
+        self._reported = reported
         self._several = False
 
     def __call__(self, event: Event) -> str:
@@ -127,7 +131,7 @@ class Readable:
         return (name == "attempts" and thing == 1) or (event.name == "command ended" and name == "argv")
 
     def _block(self, event: Event) -> Iterator[str]:
-        names = _BLOCKS.get(event.name, ())
+        names = ("message",) if self._reported and event.name == "step failed" else _BLOCKS.get(event.name, ())
         columns = _COLUMNS.get(event.name, ())
         for name in (*columns, *names):
             lines = block(plain(event.fields.get(name) or ""))
