@@ -91,7 +91,7 @@ class _Cluster:
 
 def run(options: argparse.Namespace) -> int:
     """Look, print, and answer whether a run could start."""
-    findings = diagnose(options.context, options.kubeconfig, options.engine or "auto")
+    findings = diagnose(options.context, options.kubeconfig, options.engine or "auto", options.namespace)
     ready = all(finding.state != "missing" for finding in findings)
     if options.output == "json":
         answer = {"ready": ready, "findings": [asdict(finding) for finding in findings]}
@@ -102,7 +102,9 @@ def run(options: argparse.Namespace) -> int:
     return ExitCode.PASSED if ready else ExitCode.CANNOT_START
 
 
-def diagnose(context: str | None = None, kubeconfig: str | None = None, engine: str = "auto") -> list[Finding]:
+def diagnose(
+    context: str | None = None, kubeconfig: str | None = None, engine: str = "auto", namespace: str = ""
+) -> list[Finding]:
     """Everything that a run would need, in the order in which it would need it; arguments as those of a run."""
     with ThreadPoolExecutor() as pool:
         choice = Choice(engine, kubeconfig or "", context or "")
@@ -117,7 +119,7 @@ def diagnose(context: str | None = None, kubeconfig: str | None = None, engine: 
         _tool("docker", docker, "note"),
         _builder_finding(builder),
         _engine_finding(choice, chosen),
-        *(_cluster_findings(cluster, builder, named=bool(context)) if chosen == "kubectl" else ()),
+        *(_cluster_findings(cluster, builder, namespace, named=bool(context)) if chosen == "kubectl" else ()),
     ]
 
 
@@ -265,10 +267,13 @@ def _nodes(selected: Selected) -> list[Object]:
     )
 
 
-def _cluster_findings(cluster: _Cluster, builder: images.Builder | CannotStart, *, named: bool) -> Iterator[Finding]:
+def _cluster_findings(
+    cluster: _Cluster, builder: images.Builder | CannotStart, namespace: str, *, named: bool
+) -> Iterator[Finding]:
     selected, verdict, error = cluster.selected, cluster.verdict, cluster.error
     if selected:
-        yield Finding("context", "ok", f"{selected.context} ({selected.server}), namespace {selected.namespace}")
+        used = namespace or selected.namespace
+        yield Finding("context", "ok", f"{selected.context} ({selected.server}), namespace {used}")
     if error:
         yield Finding("cluster" if selected else "context", "missing", error.message, error.hint)
     if selected and verdict:

@@ -79,7 +79,9 @@ def found(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def options(**given: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"context": None, "kubeconfig": None, "engine": "auto", "output": "text", **given})
+    return argparse.Namespace(
+        **{"context": None, "kubeconfig": None, "engine": "auto", "namespace": "", "output": "text", **given}
+    )
 
 
 @pytest.mark.usefixtures("put")
@@ -114,6 +116,8 @@ def test_everything_is_there(put: Put, capsys: pytest.CaptureFixture[str]) -> No
     assert "✓ guard    local: its node runs on this machine: same boot id" in text
     assert "✓ images   by `ctr -n k8s.io images import FILE`" in text
     assert text.endswith("\nA run can start.\n")
+    run(options(namespace="demo"))
+    assert "✓ context  dev (https://127.0.0.1:6443), namespace demo" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("context")
