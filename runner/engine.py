@@ -29,7 +29,7 @@ from runner.shell import Command
 from runner.steps import manifests
 from runner.steps.bounds import wrong_namespace
 from runner.steps.kind import Scene
-from runner.workflow import Namespace, Step, Workflow, fill
+from runner.workflow import Namespace, Step, Workflow, default_name, fill
 
 if TYPE_CHECKING:
     from runner.cluster.images import Builder
@@ -329,7 +329,10 @@ class _Execution:
         return self._result(step, name, context, error, time.monotonic() - started, attempt, outputs)
 
     def _name(self, step: Step) -> str:
+        """For people: with values where the file has expressions."""
         try:
+            if isinstance(step.name, str) and "${{" in step.name:  # the default, made of the arguments as written
+                return default_name(step.kind, fill(step.template, self.values))
             return str(fill(step.name, self.values))
         except EvaluationError:
             return step.path

@@ -136,6 +136,16 @@ def test_script_stops_at_the_first_error(execute: Execute) -> None:
         assert code == 1, script
 
 
+def test_default_name_has_values(execute: Execute) -> None:
+    """A step without a name is called by what it really does."""
+    _, report = execute("""
+        inputs: {who: moon}
+        steps: [{run: [echo, "hello ${{ inputs.who }}"]}]
+        """)
+
+    assert report["steps"][0]["name"] == "run echo hello moon"
+
+
 def test_retry_counts_attempts(execute: Execute, tmp_path: Path) -> None:
     """A step that fails is tried again, and the report says how often."""
     code, report = execute(f"""
