@@ -239,7 +239,7 @@ def test_failure_inside_fails_the_step_around(execute: Execute, port: int) -> No
     ]  # fmt: skip
     failure = report["steps"][0]["failure"]
     assert failure["message"].startswith('the step "breaks" inside it failed: the command ended with exit code 3')
-    assert failure["hint"].startswith("asked ")
+    assert failure["details"].startswith("asked ")
 
 
 def test_steps_inside_are_skipped_with_the_step_around(execute: Execute) -> None:

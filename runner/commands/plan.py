@@ -21,6 +21,7 @@ from runner.errors import CannotStart, UsageError
 from runner.reports import terminal
 from runner.reports.wording import harmless
 from runner.shell import quote
+from runner.steps import curl
 from runner.steps.bounds import wrong_namespace
 from runner.steps.kind import STEPS_HERE
 from runner.workflow import Workflow
@@ -40,10 +41,19 @@ def run(options: Namespace) -> int:
         if options.format == "sh":
             context = options.context or str(draw(workflow.context, values) or "")
             text = script.render(workflow, planned, dialect.engine, namespace, context, options)
+            _warn_of_remarks(text)
         else:
             text = "".join(f"{harmless(line)}\n" for line in _table(workflow, planned, dialect.engine, namespace))
         sys.stdout.write(terminal.fit(sys.stdout, text))
     return 0
+
+
+def _warn_of_remarks(text: str) -> None:
+    """Say on stderr that a script checks less than a run, where it does."""
+    remarks = len(re.findall(rf"^\s*{re.escape(curl.REMARK)}", text, re.MULTILINE))
+    if remarks:
+        what = "expectation of `verify` is a remark" if remarks == 1 else "expectations of `verify` are remarks"
+        terminal.write(sys.stderr, f"runner: {remarks} {what} in this script, not checked by it\n")
 
 
 def _builder(preferred: str) -> Builder:

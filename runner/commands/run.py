@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import time
 from argparse import Namespace
@@ -132,11 +133,14 @@ def _sinks(options: Namespace, folder: Path) -> list[tuple[Any, Any]]:
 
 
 def _same(one: TextIO, other: TextIO) -> bool:
-    """Whether both go to the same file, pipe or terminal, as in a CI log."""
+    """Whether one reader sees both: the same file, pipe or terminal, or two pipes of a CI system, which has one log."""
     try:
-        return os.path.sameopenfile(one.fileno(), other.fileno())
+        if os.path.sameopenfile(one.fileno(), other.fileno()):
+            return True
+        pipes = all(stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode) for stream in (one, other))
     except (OSError, ValueError):
         return False
+    return pipes and bool(os.environ.get("CI"))
 
 
 def _watches(stream: TextIO) -> bool:

@@ -442,7 +442,8 @@ class _Script:
                 yield ""
                 continue
             plain = "\n" in line or "#" in line or _ASSIGNMENT.match(line)
-            tolerant = f"{line} || true" if item.step.continue_on_error else line
+            tolerated = item.step.continue_on_error and not line.startswith("#")
+            tolerant = f"{line} || true" if tolerated else line
             yield self._with_variables(tolerant if plain else f"{tolerant}  # observe")
 
     # -- values that only a run knows -----------------------------------------------------------------------------

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 5.0
 """Seconds for one attempt; also of the functions in a planned script."""
 _THROUGHOUT_PATIENCE: Final = 2.0
+REMARK: Final = "# verify also expects:"
+"""How a line begins that says what curl cannot check."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 def lines(args: Args, scene: Scene) -> Iterator[str]:
     """Lines for the functions `verify`, `keep_asking` and `stop_asking` of a planned script."""
-    yield from (f"# verify also expects: {' '.join(text.split())}" for text in _unseen(args))
+    yield from (f"{REMARK} {' '.join(text.split())}" for text in _unseen(args))
     asks = str(scene.attempts) if args.request.method in IDEMPOTENT else "unsent"
     asked = ["tcp", *_address(args)] if args.tcp else ["curl", *_options(args, scene)]
     expected = [*_expected(args), *asked]

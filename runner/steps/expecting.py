@@ -64,7 +64,7 @@ def _headers(args: Args, answer: Answer) -> Iterator[str]:
     for name, wanted in args.headers.items():
         value = answer.headers.get(name.lower())
         if value is None:
-            yield f"header {name}: expected one, there is none"
+            yield f"header {name}: expected {f'{wanted!r}' if isinstance(wanted, str) else 'one'}, there is none"
             continue
         match = Match(equals=wanted) if isinstance(wanted, str) else wanted
         yield from (f"header {name}: {difference}" for difference in matching.differences(match, value))

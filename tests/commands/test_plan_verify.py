@@ -129,3 +129,16 @@ def test_tcp(script: Script) -> None:
         answer = script(f"steps: [{{{open_}}}, {{run: echo yes}}, {{verify: {{tcp: '127.0.0.1:1'}}, retry: 1}}]\n")
 
     assert (answer.returncode, answer.stdout) == (1, "yes\n")
+
+
+def test_what_a_script_does_not_check_is_said(
+    runner: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """On stderr, because the script goes to stdout; a tolerated step does not make commands of remarks."""
+    step = "{verify: {url: 'http://localhost:1/', json: {a: 1}, headers: {X: '2'}}, continue_on_error: true}"
+    (tmp_path / "flow.yaml").write_text(f"steps: [{step}]")
+
+    answer = runner("plan", "--format", "sh", "flow.yaml", cwd=tmp_path)
+
+    assert answer.stderr == "runner: 2 expectations of `verify` are remarks in this script, not checked by it\n"
+    assert "# verify also expects: header X: 2\n" in answer.stdout

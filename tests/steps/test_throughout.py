@@ -160,7 +160,7 @@ def test_failing_step_ends_the_asking(context: FakeContext) -> None:
     with serving(hello) as server, pytest.raises(StepFailed, match="the step inside failed") as caught:
         run(context, url=server.url, throughout=[{"run": "true"}])
 
-    assert caught.value.hint.startswith("asked ")
+    assert caught.value.details.startswith("asked ")
     assert not [thread for thread in threading.enumerate() if thread.name == "asking"]
 
 

@@ -62,7 +62,7 @@ def test_expectations_that_hold(context: FakeContext, expected: dict[str, Any]) 
         ({"status": 201}, "expected status 201, got 200 OK"),
         ({"status": ["3xx", 404]}, "expected status 3xx or 404, got 200 OK"),
         ({"contains": "Goodbye"}, 'expected it to contain "Goodbye", got '),
-        ({"headers": {"X-A": "1"}}, "header X-A: expected one, there is none"),
+        ({"headers": {"X-A": "1"}}, "header X-A: expected '1', there is none"),
         ({"headers": {"content-type": "text/html"}}, "header content-type: expected exactly "),
         ({"json": {"n": [1, 3]}}, "$.n[1]: expected 3, got 2"),
         ({"that": "response.json.n[0] == 2"}, "expected that response.json.n[0] == 2"),
