@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from runner import shell
 from runner.cluster.protocol import Ref
-from runner.errors import CommandResult, RunnerError
+from runner.errors import CommandResult, RunnerError, StepFailed
 from runner.journal import KUBECONFIG, STEPS
 from runner.result import Cleanup, Leftover
 from runner.shell import Command
@@ -44,8 +44,12 @@ class Pending:
         self._result: Cleanup | None = None
         self._thread: threading.Thread | None = None
         self._started = time.monotonic()
+        self._bug: Exception | None = None
         for record in self._kept:
             run.journal.kept(record)
+        for record in self._doomed:
+            if record.spare:
+                run.journal.condemned(record)
         if run.cluster is None or not self._doomed:
             return
         emit("cleanup started", objects=len(self._doomed))
@@ -55,7 +59,7 @@ class Pending:
         if run.signal:
             self._hurriedly([*rest, *within])
         elif within:
-            self._thread = threading.Thread(target=self._undo, args=(within,), name="namespaces", daemon=True)
+            self._thread = threading.Thread(target=self._undo_later, args=(within,), name="namespaces", daemon=True)
             self._thread.start()
 
     def wait(self) -> Cleanup:
@@ -66,6 +70,8 @@ class Pending:
     def _wait(self) -> Cleanup:
         if self._thread:
             self._thread.join()
+        if self._bug:
+            raise self._bug
         kept = tuple(map(address, self._kept))
         if not (self._deleted or self._left):
             return Cleanup(kept=kept)
@@ -75,6 +81,12 @@ class Pending:
         counts = {"deleted": self._deleted, "left": len(self._left), "kept": len(kept)}
         self._emit("cleanup ended", **counts, seconds=round(seconds, 3))
         return Cleanup(self._deleted, kept, tuple(self._left.values()), seconds)
+
+    def _undo_later(self, doomed: list[Undo]) -> None:
+        try:
+            self._undo(doomed)
+        except Exception as error:  # noqa: BLE001 - raised again by `wait`, in the thread of the run
+            self._bug = error
 
     def _undo(self, doomed: list[Undo]) -> None:
         """Delete these: calmly, and what is not gone when a signal comes in a hurry."""
@@ -107,20 +119,29 @@ class Pending:
 
 
 def verify(run: Run) -> tuple[Leftover, ...]:
-    """Ask the cluster whether all that was undone is gone indeed; answers what is not."""
+    """Ask the cluster once more whether all that was undone is gone indeed; answers what is not. Each was seen to go
+    before, so an API server that does not answer now is a warning.
+    """
     if run.cluster is None or run.signal or not run.journal.gone:
         return ()
-    with run.cleanup.child(VERIFY_TIMEOUT) as deadline:
-        left = [record for record in run.journal.gone if _exists(run.cluster, record, deadline)]
-    run.events.emit("cleanup verified", objects=len(run.journal.gone), left=len(left))
+    gone = run.journal.gone
+    try:
+        with run.cleanup.child(VERIFY_TIMEOUT) as deadline:
+            left = [record for record in gone if _exists(run.cluster, record, deadline)]
+    except RunnerError as error:
+        run.events.emit("warning", message=f"the cleanup could not be verified: {error.message}", hint=error.hint)
+        return ()
+    run.events.emit("cleanup verified", objects=len(gone), left=len(left))
     return tuple(leftover(record, "it was deleted, but is still there") for record in left)
 
 
 def _exists(cluster: Cluster, record: Undo, deadline: Deadline) -> bool:
     try:
         live = cluster.get(Ref(record.kind, record.name, record.namespace, record.api_version), deadline)
-    except RunnerError:  # its kind is gone, or may not be read
-        return False
+    except StepFailed as error:
+        if error.reason == "NoKindMatch":  # its definition is gone, and all objects of the kind with it
+            return False
+        raise
     return live is not None and live["metadata"]["uid"] == record.uid
 
 

@@ -611,7 +611,8 @@ class StepContext:
 
     def deleted(self, ref: Ref) -> None:
         for record in self._execution.shared.journal.records:
-            if (record.kind, record.name, record.namespace) == (ref.kind, ref.name, ref.namespace):
+            same = (record.kind, record.name, record.namespace) == (ref.kind, ref.name, ref.namespace)
+            if same and _group(record.api_version) == _group(ref.api_version):
                 self._execution.shared.journal.undone(record)
 
     def close_later(self, close: Callable[[], None]) -> None:
@@ -664,6 +665,11 @@ class StepContext:
             source=step.source,
             objects=tuple(getattr(error, "objects", ())),
         )
+
+
+def _group(api_version: str) -> str:
+    """`apps` of `apps/v1`; a Service of Knative is none of Kubernetes."""
+    return api_version.rpartition("/")[0]
 
 
 def _env_text(value: Any) -> str:

@@ -2,9 +2,9 @@
 
 A run folder holds `journal.jsonl`: one JSON object a line. `{"run": …}` is the first, `{"cluster": …}` says where;
 `{"undo": …}` stands before a mutation, `{"made": id, "uid": …}` after it, `{"undone": id}` when it is gone and
-`{"kept": id}` when the user wants it to stay; `{"child": …}`, `{"spawned": …}`, `{"ended": …}` and `{"temporary": …}`
-are what the run has on this machine; `{"end": …}` is its goodbye. `replay` reads it: whoever has that can undo the run,
-and undoing twice is harmless.
+`{"kept": id}` when the user wants it to stay, `{"doomed": id}` when the run has decided to remove it; `{"child": …}`,
+`{"spawned": …}`, `{"ended": …}` and `{"temporary": …}` are what the run has on this machine; `{"end": …}` is its
+goodbye. `replay` reads it: whoever has that can undo the run, and undoing twice is harmless.
 
 The journal is locked as long as the run, or whoever undoes it, is alive. The kernel lets go of the lock with the
 process, however that ends, so nobody is taken for alive because a process number was used again.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -124,6 +125,8 @@ class Past:
     place: Place | None = None
     records: dict[str, Undo] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    condemned: set[str] = field(default_factory=set)
+    """What the run itself began to remove, also where it did not pass."""
     children: dict[str, Process] = field(default_factory=dict)
     temporary: list[str] = field(default_factory=list)
     """Private folders for sockets; most are gone already."""
@@ -155,7 +158,8 @@ class Past:
         return tuple(
             record
             for record in self.records.values()
-            if not (record.keep or record.id in self.kept or (record.spare and not passed))
+            if not (record.keep or record.id in self.kept)
+            and (passed or not record.spare or record.id in self.condemned)
         )
 
     @property
@@ -195,6 +199,8 @@ def _take(past: Past, line: Mapping[str, Any]) -> None:
             past.records.pop(line["undone"], None)
         case "kept":
             past.kept.add(line["kept"])
+        case "doomed":
+            past.condemned.add(line["doomed"])
         case "child":
             process = msgspec.convert(line["child"], Process)
             past.children[process.mark] = process
@@ -224,6 +230,9 @@ def past_runs(runs: Path) -> Iterator[Path]:
     """The run folders, oldest first."""
     with suppress(FileNotFoundError, NotADirectoryError):
         yield from sorted(path for path in runs.iterdir() if (path / NAME).is_file())
+
+
+RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 def new_run_id() -> str:
@@ -407,6 +416,11 @@ class Journal:
         """It stays, because the user wants it to."""
         with self._lock:
             self._note({"kept": record.id})
+
+    def condemned(self, record: Undo) -> None:
+        """It is removed now; whoever goes on with that need not know how the run ended."""
+        with self._lock:
+            self._note({"doomed": record.id})
 
     def spawning(self, program: str) -> str:
         """A child is about to be started; answers the mark that its environment must carry."""

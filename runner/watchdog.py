@@ -153,7 +153,7 @@ def rescue(folder: Path, descriptor: int) -> None:
     import shutil
 
     from runner import orphans
-    from runner.cleanup import address, tidy
+    from runner.cleanup import address, leftover, tidy
     from runner.events import Events
     from runner.journal import WATCHDOG_LOG, Journal, replay
     from runner.reports import lines
@@ -172,16 +172,20 @@ def rescue(folder: Path, descriptor: int) -> None:
     left: dict[str, Leftover] = {}
     try:
         left = _undo(past, journal, events)
-    finally:
-        tidy(folder)
-        for leftover in left.values():
-            events.emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
-        kept = [address(record) for record in past.spared]
-        events.emit("watchdog ended", left=len(left), kept=kept, children=children)
-        end = past.end
-        status, code = (end.status, end.code) if end else ("crashed", 128 + signal.SIGKILL)
-        journal.end(status, code, left=len(left), by="watchdog")
-        log.close()
+    except Exception as error:  # noqa: BLE001 - nobody else would ever hear of it
+        events.emit("warning", message=f"bug in the watchdog: {type(error).__name__}: {error}", hint="runner clean")
+    doomed = {record.id for record in past.doomed}
+    remaining = [record for record in journal.records if record.id in doomed]
+    for record in remaining:
+        rest = left.get(record.id) or leftover(record, "it was not reached")
+        events.emit("object left", object=rest.object, why=rest.why, command=rest.command)
+    tidy(folder)
+    kept = [address(record) for record in past.spared]
+    events.emit("watchdog ended", left=len(remaining), kept=kept, children=children)
+    end = past.end
+    status, code = (end.status, end.code) if end else ("crashed", 128 + signal.SIGKILL)
+    journal.end(status, code, left=len(remaining), by="watchdog")
+    log.close()
 
 
 def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:

@@ -38,6 +38,7 @@ class Cluster:
         self.held = held
         self.calls: list[tuple[list[str], bool]] = []
         self.there: dict[str, Any] = {}
+        self.reason = "NoKindMatch"
         self.meanwhile: Callable[[], object] = lambda: None
 
     def undo(self, records: Sequence[Undo], hand: Any, *, hurry: bool) -> Iterator[Gone]:
@@ -49,7 +50,7 @@ class Cluster:
     def get(self, ref: Ref, deadline: Any) -> Any:
         if ref.name in self.there:
             return self.there[ref.name]
-        raise StepFailed("the cluster knows no such kind")
+        raise StepFailed("the cluster knows no such kind", reason=self.reason)
 
 
 @pytest.fixture
@@ -128,6 +129,33 @@ def test_verified_against_the_cluster(run: Run, heard: list[Event]) -> None:
     ]
     (said,) = (event.fields for event in heard if event.name == "cleanup verified")
     assert said == {"objects": 3, "left": 1}
+
+
+def test_what_cannot_be_asked_is_not_verified(run: Run, heard: list[Event]) -> None:
+    """An API server that is away has not said that anything is gone."""
+    cluster = Cluster()
+    clean(run, cluster).wait()
+    cluster.reason = "Unreachable"
+
+    assert verify(run) == ()
+    assert "cleanup verified" not in [event.name for event in heard]
+    assert "could not be verified" in heard[-1].fields["message"]
+
+
+def test_a_bug_in_the_background_is_not_lost(run: Run) -> None:
+    """Otherwise a namespace would stay, and nobody would be told."""
+    cluster = Cluster()
+
+    def fail() -> None:
+        if "made" in cluster.calls[-1][0]:
+            raise KeyError("uid")
+
+    cluster.meanwhile = fail
+    pending = clean(run, cluster)
+
+    with pytest.raises(KeyError):
+        pending.wait()
+    assert SPACE.id in {item.id for item in run.journal.records}
 
 
 def test_words() -> None:

@@ -312,3 +312,15 @@ def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def _refuse(*_: object) -> int:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_what_a_run_began_to_remove_is_not_spared(tmp_path: Path) -> None:
+    """`keep: on_failure`, all steps passed, and then the cleanup failed: what is left must go, and is not kept."""
+    spared = msgspec.structs.replace(POD, spare=True)
+    book = Journal(tmp_path / "run")
+    book.intend(spared)
+    book.condemned(spared)
+    book.end("failure", 5, handover=True)
+    book.close()
+
+    assert replay(tmp_path / "run").doomed == (spared,)

@@ -25,7 +25,7 @@ from runner.errors import Cancelled, ExitCode, RunnerError, UsageError
 from runner.events import Events
 from runner.expressions import EvaluationError
 from runner.inputs import scope_values
-from runner.journal import EVENTS, Journal, Place, leftovers, new_run_id, runs_folder, unfinished
+from runner.journal import EVENTS, RUN_ID, Journal, Place, leftovers, new_run_id, past_runs, runs_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.bounds import NAMESPACE
@@ -151,8 +151,8 @@ def _watches(stream: TextIO) -> bool:
 
 
 def _forget_old_runs(folder: Path) -> None:
-    """Keep the newest run folders; one that still has something to undo stays."""
-    for old in sorted(folder.iterdir())[:-KEPT_RUNS]:
+    """Keep the newest run folders; one that still has something to undo stays, and what is no run's is not ours."""
+    for old in [path for path in past_runs(folder) if RUN_ID.fullmatch(path.name)][:-KEPT_RUNS]:
         if not unfinished(old):
             shutil.rmtree(old, ignore_errors=True)
 

@@ -217,3 +217,21 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert f"  runner {command}" in capsys.readouterr().out
+
+
+def test_old_runs_are_forgotten_and_nothing_else(runner: Any, tmp_path: Path) -> None:
+    """Of the state folder only run folders go, the oldest first; what somebody else keeps there stays."""
+    runs = tmp_path / "mine" / "runs"
+    runs.mkdir(parents=True)
+    for number in range(60):
+        (runs / f"0-photos-{number:02}").mkdir()
+        (runs / f"0-photos-{number:02}" / "journal.jsonl").touch()
+        old = Journal(runs / f"20200101-0000{number:02}-abcd")
+        old.start((), "1.0")
+        old.end("success", 0)
+        old.close()
+    (tmp_path / "flow.yaml").write_text("steps: [{run: 'true'}]")
+
+    assert runner("run", "flow.yaml", "--state-dir", tmp_path / "mine", cwd=tmp_path).returncode == 0
+    assert len(list(runs.glob("0-photos-*"))) == 60
+    assert len(list(runs.glob("20200101-*"))) == 49
