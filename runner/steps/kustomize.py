@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.document import Document, read_objects
+from runner.document import Document, loads_objects, read_objects
 from runner.errors import InvalidWorkflow
 from runner.expressions import has_expression
 from runner.steps import manifests
@@ -19,10 +19,24 @@ if TYPE_CHECKING:
     from runner.shell import Command
 
 NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
-# Where a kustomization names others, or files of objects.
-_SOURCES = ("resources", "bases", "components")
+# Where a kustomization, or a generator or transformer that it names, names folders and files, or URLs.
+_SOURCES = frozenset(
+    {
+        *("resources", "bases", "components", "generators", "transformers", "validators", "configurations", "crds"),
+        *("patches", "patchesStrategicMerge", "path", "paths", "files", "env", "envs"),
+    }
+)
+# What stands below these is written into objects, or names fields of them.
+_CONTENT = frozenset(
+    {
+        *("annotations", "commonAnnotations", "labels", "commonLabels", "options", "generatorOptions"),
+        *("fieldSpecs", "valuesInline"),
+    }
+)
 # What kustomize fetches by itself: URLs, and repositories in the ways in which git is told about them.
 _REMOTE = re.compile(r"^(?:[a-z+]+::)|://|^[\w.-]+@[\w.-]+:|^(?:[\w-]+\.)+(?:com|org|net|io|dev)[/:]|[?&]ref=")
+# A path that may be that of a folder, as kustomize sees it.
+_FOLDER = re.compile(r"(?!github\.com/)[^:@?]*")
 
 
 def command(folder: str) -> Command:
@@ -81,22 +95,70 @@ def _content_faults(
         return
     for source, line in (entry for document in documents for entry in _sources(document)):
         path = file.parent / source
-        if _REMOTE.search(source) and not path.exists():
+        if _is_remote(source, path):
             if not remote:
                 yield _remote_fault(f"{name}:{line}: {source}", place)
         elif path.is_dir():
             yield from _folder_faults(path, files, place, remote, seen)
         elif outside := leaves(path, files.root):
             yield Fault(place, f"{name}:{line}: {outside}", STAY_INSIDE)
-        elif not path.exists():
+        elif path.exists():
+            yield from () if remote else _plugin_faults(path, files, place)
+        elif os.path.relpath(path, files.folder) not in files.made:
             yield Fault(place, f"{name}:{line}: there is no file {source}")
+
+
+def _is_remote(source: str, path: Path) -> bool:
+    """Whether kustomize would fetch it: it prefers a repository to a folder of that name, not to a file."""
+    if manifests.is_remote(source):
+        return True
+    here = path.is_file() or (path.is_dir() and _FOLDER.fullmatch(source))
+    return bool(_REMOTE.search(source)) and not here
+
+
+def _plugin_faults(file: Path, files: Files, place: tuple[str | int, ...]) -> Iterator[Fault]:
+    """What a file that configures a generator or transformer of kustomize has from the network."""
+    if b"builtin" not in file.read_bytes():
+        return
+    name = os.path.relpath(file, files.folder)
+    try:
+        documents = read_objects(file, name)
+    except InvalidWorkflow:
+        return  # a file of a ConfigMap need not be YAML
+    for document in documents:
+        if isinstance(document.data, dict) and document.data.get("apiVersion") == "builtin":
+            for source, line in _sources(document):
+                if _is_remote(source, file.parent / source):
+                    yield _remote_fault(f"{name}:{line}: {source}", place)
 
 
 def _sources(document: Document) -> Iterator[tuple[str, int]]:
     """(what a kustomization builds on, the line where it says so)."""
-    data = document.data if isinstance(document.data, dict) else {}
-    for key in _SOURCES:
-        entries = data.get(key)
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            if isinstance(entry, str):
-                yield entry, document.positions[(key, index)].line
+    for way, text in _strings(document.data, ()):
+        keys = [key for key in way if isinstance(key, str)]
+        if not keys or keys[-1] not in _SOURCES or not _CONTENT.isdisjoint(keys[:-1]):
+            continue
+        line = document.positions[way].line
+        if "\n" in text or text.startswith("{"):  # not the name of a file, but what could stand in one
+            yield from ((source, line) for source in _inline_sources(text, document.file))
+        else:
+            yield (text.partition("=")[2] or text) if keys[-1] == "files" else text, line
+
+
+def _inline_sources(text: str, name: str) -> Iterator[str]:
+    try:
+        documents = loads_objects(text, name)
+    except InvalidWorkflow:
+        return  # kustomize will say it
+    for document in documents:
+        if isinstance(document.data, dict) and document.data.get("apiVersion") == "builtin":
+            yield from (source for source, _ in _sources(document))
+
+
+def _strings(value: Any, way: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every string in it, and the way to it."""
+    if isinstance(value, str):
+        yield way, value
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strings(item, (*way, key))

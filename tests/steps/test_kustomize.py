@@ -78,6 +78,93 @@ def test_wrong_contents(content: str, message: str, folder: Path) -> None:
     assert fault.message == message
 
 
+URL = "https://example.test/x"
+GENERATOR = "apiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: g}\nfiles: [a=https://example.test/x]\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"generators: [{URL}]",
+        f"transformers: [{URL}]",
+        f"validators: [{URL}]",
+        f"configurations: [{URL}]",
+        f"crds: [{URL}]",
+        f"openapi: {{path: {URL}}}",
+        f"patches: [{{path: {URL}}}]",
+        f"patchesStrategicMerge: [{URL}]",
+        f"replacements: [{{path: {URL}}}]",
+        f"configMapGenerator: [{{name: a, files: [{URL}]}}]",
+        f"configMapGenerator: [{{name: a, files: [key={URL}]}}]",
+        f"secretGenerator: [{{name: a, envs: [{URL}]}}]",
+        "generators:\n- |\n  " + GENERATOR.replace("\n", "\n  "),
+        "generators: [generator.yaml]",
+    ],
+)
+def test_everything_that_kustomize_would_fetch(content: str, folder: Path) -> None:
+    """Wherever it takes the name of a file; also of a folder that has the name of a URL, and of a generator's file."""
+    (folder / "base/https:/example.test/x").mkdir(parents=True)
+    (folder / "base/generator.yaml").write_text(GENERATOR)
+    (folder / "base/kustomization.yaml").write_text(content)
+
+    (fault,) = faults(folder)
+    assert fault.message.endswith(f": {URL} {NETWORK}")
+    assert faults(folder, remote=True) == []
+
+
+@pytest.mark.parametrize("key", ["resources", "components", "generators", "transformers", "validators"])
+def test_folders_below_stay_in_the_repository(key: str, folder: Path, tmp_path: Path) -> None:
+    """Whatever they are for."""
+    (tmp_path / "outside").mkdir()
+    (folder / "base/kustomization.yaml").write_text(f"{key}: [../../outside]")
+
+    (fault,) = faults(folder)
+    assert fault.message == "outside is outside of the repository of the workflow"
+
+
+@pytest.mark.parametrize(("source", "count"), [("github.com/me/x", 1), ("example.com/x", 0), ("github.com/a.yaml", 0)])
+def test_names_that_exist_here(source: str, count: int, folder: Path) -> None:
+    """Kustomize clones a repository of GitHub also where there is a folder of that name."""
+    for name in ("github.com/me/x", "example.com/x"):
+        (folder / "base" / name).mkdir(parents=True)
+        (folder / "base" / name / "kustomization.yaml").write_text("resources: []")
+    (folder / "base/github.com/a.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n")
+    (folder / "base/kustomization.yaml").write_text(f"resources: [{source}]")
+
+    assert len(faults(folder)) == count
+
+
+def test_urls_that_nobody_fetches(folder: Path) -> None:
+    """They are contents of objects, or names of images."""
+    (folder / "base/kustomization.yaml").write_text(
+        f"""
+        resources: [pod.yaml, ../made]
+        commonAnnotations: {{path: {URL}}}
+        labels: [{{pairs: {{files: github.com/x}}, fields: [{{path: metadata/labels}}]}}]
+        images: [{{name: a, newName: ghcr.io/me/a}}]
+        configMapGenerator: [{{name: a, literals: ["url={URL}"], files: [key=pod.yaml]}}]
+        secretGenerator: [{{name: a, options: {{labels: {{env: {URL}}}}}}}]
+        patches:
+        - patch: |
+            - {{op: add, path: /metadata/annotations/x, value: {URL}}}
+        patchesStrategicMerge:
+        - |
+          apiVersion: v1
+          kind: Pod
+          metadata: {{name: a}}
+          spec: {{path: {URL}}}
+        transformers:
+        - |
+          apiVersion: builtin
+          kind: PrefixTransformer
+          metadata: {{name: p, annotations: {{path: {URL}}}}}
+          fieldSpecs: [{{path: metadata/name}}]
+        """
+    )
+
+    assert faults(folder) == []
+
+
 def test_remote_bases_that_are_allowed(folder: Path) -> None:
     """`allow_remote: true` is the word for it."""
     (folder / "base/kustomization.yaml").write_text("resources: [https://example.test/a.yaml]\n")
