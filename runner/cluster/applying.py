@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -120,8 +121,8 @@ class _Work:
             except (Cancelled, TimedOut):
                 raise  # its last request may still be on the way: the intents stay, and cleanup looks again
             except StepFailed as error:
-                self._look_back(items)  # some of the objects may have been made
-                self._give_up_or_wait(error)
+                looked = self._can_look_back(items)  # some of the objects may have been made
+                self._give_up_or_wait(error, looked=looked)
                 continue
             self._look_back(items)
             self._close_intents()
@@ -134,13 +135,14 @@ class _Work:
         (command,) = self.cluster.dialect.apply((str(file),), flag, server_side=self.server_side)
         return self.hand.execute(command)
 
-    def _give_up_or_wait(self, error: StepFailed) -> None:
+    def _give_up_or_wait(self, error: StepFailed, *, looked: bool) -> None:
         try:
             self.attempts.after(error)
         except TimedOut:
             raise
         except StepFailed:
-            self._close_intents()  # refused: what does not exist now will not come
+            if looked:
+                self._close_intents()  # refused: what does not exist now will not come
             raise
 
     # -- looking ------------------------------------------------------------------------------------------------
@@ -224,10 +226,20 @@ class _Work:
             if item.live and (item.ref.kind == "Pod" or line.endswith((" unchanged", " serverside-applied"))):
                 stale.warn(self.cluster, item.ref, item.live, self.hand)
 
+    def _can_look_back(self, items: Iterable[_Item]) -> bool:
+        """Look after a failure, whose words matter more than why nothing can be seen: then the intents stay, and
+        cleanup looks again.
+        """
+        try:
+            self._look_back(items)
+        except StepFailed:
+            return False
+        return True
+
     def _look_back(self, items: Iterable[_Item]) -> None:
         """Read what exists now; also after a failed command, which may have made some of the objects."""
         # Not the step's deadline: that may be over, and the journal must know what exists all the same.
-        with Deadline(10) as deadline:
+        with Deadline(10) as deadline, _ended_by(self.hand.deadline, deadline):
             for item in items:
                 live = self.cluster.find(item.resource, item.ref.namespace, item.ref.name, deadline)
                 if live is None:
@@ -241,6 +253,11 @@ class _Work:
         """What was intended and is not there will not come any more."""
         while self.open:
             self.hand.unmade(self.open.popitem()[1])
+
+
+def _ended_by(outer: Deadline, deadline: Deadline) -> AbstractContextManager[None]:
+    """A signal ends this deadline, too; the end of the outer one's time does not."""
+    return outer.closing(lambda: deadline.cancel(outer.reason or "cancelled"))
 
 
 def _not_created(output: str, items: Sequence[_Item]) -> list[_Item]:
