@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runner.result import Leftover
 
 PATIENCE = 600.0
+_START_SECONDS = 30.0
 _ROUND_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP)
@@ -93,13 +94,18 @@ class Watchdog:
         """Wait until it stands or is known not to; the next call starts one that does not anew."""
         if self._ready < 0:
             return
-        word = os.read(self._ready, 16)
+        import select
+
+        spoke = select.select([self._ready], [], [], _START_SECONDS)[0]
+        word = os.read(self._ready, 16) if spoke else b""
         os.close(self._ready)
         self._ready = -1
+        if not spoke:
+            os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)  # only the one that started it: it itself is nobody's child
         if not word:
             self._pid = 0
-            self._why = "it ended at once"
+            self._why = "it ended at once" if spoke else f"it is not ready after {_START_SECONDS:g} s"
 
 
 def _spawn(argv: list[str], environment: dict[str, str], actions: list[tuple[Any, ...]]) -> int:

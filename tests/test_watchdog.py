@@ -97,6 +97,13 @@ def gone(pid: int) -> bool:
         return True
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_killed_run_is_undone(start: Any, tmp_path: Path) -> None:
     """Its group is killed; its child, which has a session of its own, and its temporary folder go, and it is told."""
     run, child, folder = start()
@@ -106,8 +113,7 @@ def test_killed_run_is_undone(start: Any, tmp_path: Path) -> None:
         os.kill(pid, number)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    while not (tmp_path / "run/watchdog.jsonl").exists():  # it waits for the same lock as we shall
-        time.sleep(0.02)
+    wait_for((tmp_path / "run/watchdog.jsonl").exists)  # it waits for the same lock as we shall
     wait_until_over(tmp_path / "run")
 
     assert int(memory.partition("VmRSS:")[2].split()[0]) < 20_000
@@ -128,8 +134,7 @@ def test_goodbye_ends_the_watchdog(start: Any, tmp_path: Path) -> None:
     (pid,) = watchdogs(tmp_path)
     run.communicate("goodbye\n", timeout=30)
     wait_until_over(tmp_path / "run")
-    while not gone(pid):
-        time.sleep(0.02)
+    wait_for(lambda: gone(pid))
 
     assert not (tmp_path / "run/watchdog.jsonl").exists()
     assert replay(tmp_path / "run").finished
@@ -162,6 +167,16 @@ def test_without_a_watchdog_nothing_is_made(tmp_path: Path, monkeypatch: pytest.
     assert journal.records == ()
     assert journal.spawning("kubectl")  # a child is no object
     journal.close()
+
+
+def test_a_watchdog_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, but not for ever."""
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(watchdog, "__file__", str(tmp_path / "hangs.py"))
+    monkeypatch.setattr(watchdog, "_START_SECONDS", 0.2)
+    guard = Watchdog(tmp_path / "run")
+    with pytest.raises(StepFailed, match=r"cannot be started: it is not ready after 0.2 s"):
+        guard(True)
 
 
 def test_a_watchdog_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ class Podman(Observer):
     def __init__(
         self, service: Service | RemoteSocket, deadline: Deadline, runs: Path, *, remote: bool = False
     ) -> None:
-        super().__init__(Api(lambda _: service.path()))
+        super().__init__(Api(service.path))
         self._runs = runs
         self.dialect = PodmanDialect()
         # Children of a run on podman see no cluster, which nobody proved to be local.

@@ -30,12 +30,14 @@ class Service:
         self._number = 0
         self._closed = False
 
-    def path(self) -> str:
-        """The socket, once podman listens on it. Raises `CannotStart` with podman's words when it cannot."""
+    def path(self, deadline: Deadline) -> str:
+        """The socket, once podman listens on it. Raises `CannotStart` with podman's words when it cannot, or the
+        deadline's exceptions.
+        """
         with self._lock:
             if self._child is None or self._child.exited:
                 self._number += 1
-                self._child = self._start()
+                self._child = self._start(deadline)
             return self._socket
 
     def close(self) -> None:
@@ -49,7 +51,7 @@ class Service:
     def _socket(self) -> str:
         return f"{self._folder}/{self._number}.sock"
 
-    def _start(self) -> Child:
+    def _start(self, deadline: Deadline) -> Child:
         if self._closed:
             raise CannotStart("the connection to podman is closed")
         ready = threading.Event()
@@ -61,7 +63,12 @@ class Service:
         # At the level info it says when it listens, so that nobody has to try again and again.
         argv = ("podman", "--log-level=info", "system", "service", "--time=0", f"unix://{self._socket}")
         child = shell.start(Command(argv), on_line, ready.set)
-        if not ready.wait(START_SECONDS) or child.exited:
+        with deadline.closing(ready.set):
+            ready.wait(deadline.remaining(START_SECONDS))
+        if deadline.ended:
+            child.stop()
+            deadline.check()
+        if not ready.is_set() or child.exited:
             child.stop()
             words = last_words(child.result().stderr) or f"no answer within {START_SECONDS:g} s"
             raise cannot_start(f"podman's service does not start: {words}")
@@ -74,7 +81,7 @@ class RemoteSocket:
     def __init__(self, deadline: Deadline) -> None:
         self._path = _of_environment() or _of_machine(deadline)
 
-    def path(self) -> str:
+    def path(self, _: Deadline) -> str:
         return self._path
 
     def close(self) -> None:

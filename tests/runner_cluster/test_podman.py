@@ -426,7 +426,7 @@ def test_without_root_a_pod_is_reached_through_a_published_port(real: Podman, ha
 def test_a_podman_behind_a_socket(
     real: Podman, hand: StepHand, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CONTAINER_HOST", f"unix://{real._service.path()}")
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{real._service.path(Deadline(10))}")
     with Deadline(10) as deadline:
         remote = podman.start(tmp_path, deadline)
     try:

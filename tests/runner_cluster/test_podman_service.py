@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from runner.cluster.http import Api
 from runner.cluster.podman_service import RemoteSocket, Service
 from runner.deadline import Deadline
-from runner.errors import CannotStart
+from runner.errors import Cancelled, CannotStart, TimedOut
 
 
 @pytest.fixture
@@ -24,13 +25,24 @@ def service() -> Iterator[Service]:
 def test_podman_cannot_serve(fakes: Any, service: Service) -> None:
     fakes.put("podman", "echo 'Error: no space left on device' >&2; exit 125")
     with pytest.raises(CannotStart, match="does not start: Error: no space left on device"):
-        service.path()
+        service.path(Deadline(10))
+
+
+def test_a_service_that_hangs_ends_with_the_deadline(fakes: Any, service: Service) -> None:
+    """In time, and at a signal."""
+    fakes.put("podman", "exec /bin/sleep 600")
+    with pytest.raises(TimedOut):
+        service.path(Deadline(0.1))
+    deadline = Deadline(60)
+    threading.Timer(0.1, deadline.cancel, ("SIGINT",)).start()
+    with pytest.raises(Cancelled, match="SIGINT"):
+        service.path(deadline)
 
 
 def test_a_closed_service_is_not_started_again(service: Service) -> None:
     service.close()
     with pytest.raises(CannotStart, match="is closed"):
-        service.path()
+        service.path(Deadline(10))
 
 
 def test_a_podman_behind_ssh_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +54,7 @@ def test_a_podman_behind_ssh_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_socket_of_a_machine(fakes: Any) -> None:
     fakes.put("podman", "echo /run/machine.sock")
     with Deadline(5) as deadline:
-        assert RemoteSocket(deadline).path() == "/run/machine.sock"
+        assert RemoteSocket(deadline).path(deadline) == "/run/machine.sock"
     assert fakes.calls == ["podman machine inspect --format {{.ConnectionInfo.PodmanSocket.Path}}"]
 
 
@@ -54,7 +66,7 @@ def test_a_machine_that_does_not_exist(fakes: Any) -> None:
 
 @pytest.mark.podman
 def test_the_service_is_started_again_when_it_dies(podman_env: dict[str, str], service: Service) -> None:
-    api = Api(lambda _: service.path())
+    api = Api(service.path)
     with Deadline(10) as deadline:
         assert api.get("/v4.0.0/libpod/info", deadline)
         child = service._child
@@ -67,7 +79,7 @@ def test_the_service_is_started_again_when_it_dies(podman_env: dict[str, str], s
 
 @pytest.mark.podman
 def test_close_ends_the_service_and_is_harmless_twice(podman_env: dict[str, str], service: Service) -> None:
-    path = Path(service.path())
+    path = Path(service.path(Deadline(10)))
     assert path.is_socket()
     assert path.parent.stat().st_mode & 0o777 == 0o700
     service.close()
