@@ -170,7 +170,7 @@ class _Execution:
                 self._step(step, self.work, self.scope)
         else:
             not_needed = (inner for step in self.workflow.on_failure for inner in step.walk())
-            self.results += [_skipped(step, "nothing failed") for step in not_needed]
+            self.results += [_skipped(step, self._why_not_on_failure()) for step in not_needed]
         # `finally` has time of its own: the run's may be over. A signal, also one that comes now, leaves little of it.
         with (
             Deadline(FINALLY_TIMEOUT, self.shared.cleanup) as reserve,
@@ -178,6 +178,9 @@ class _Execution:
         ):
             for step in self.workflow.finally_:
                 self._step(step, reserve, self.scope)
+
+    def _why_not_on_failure(self) -> str:
+        return f"the run is over: {self.cause}" if self.cause else "nothing failed"
 
     # -- the namespace ------------------------------------------------------------------------------------------
 

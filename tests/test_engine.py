@@ -189,6 +189,7 @@ def test_run_deadline_has_its_own_exit_code_and_still_runs_finally(execute: Exec
 
     assert code == 4
     assert statuses(report) == ["cancelled", "cancelled", "skipped", "success"]
+    assert report["steps"][2]["skipped_because"].startswith("the run is over: ")
 
 
 def test_timeout_flag_overrides_the_file(execute: Execute) -> None:

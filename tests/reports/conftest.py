@@ -76,7 +76,7 @@ def events(event: MakeEvent) -> list[Event]:
             workflow="pod",
             step="steps.web",
             argv=["kubectl", "apply", "-f", "a b.yaml"],
-            cwd="/work",
+            cwd="/home/me/app",
         ),
         event("command output", workflow="pod", step="steps.web", stream="stdout", line="pod/pythonapp created"),
         event(
