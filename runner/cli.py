@@ -98,6 +98,8 @@ def _main(argv: Sequence[str] | None) -> int:
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         arguments.insert(0, "run")
     parser, commands = _parsers()
+    if argv is None:
+        _mask_tracebacks()
     if argv is None and arguments and arguments[0] in ("validate", "plan"):
         _bound()
     if arguments and arguments[0] in commands:
@@ -107,6 +109,14 @@ def _main(argv: Sequence[str] | None) -> int:
     parser.parse_args(arguments)
     parser.print_help()
     return 2
+
+
+def _mask_tracebacks() -> None:
+    """No exception passes by the masking, also none of a thread."""
+    import threading
+
+    sys.excepthook = lambda _, error, __: _report_bug(error)
+    threading.excepthook = lambda what: _report_bug(what.exc_value) if what.exc_value else None
 
 
 def _bound() -> None:
@@ -200,7 +210,7 @@ def _report_error(error: object, options: Namespace) -> None:
         _say(f"runner: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
 
 
-def _report_bug(error: Exception) -> None:
+def _report_bug(error: BaseException) -> None:
     import traceback
 
     _say("".join(traceback.format_exception(error)))

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 # From the first signal to the end of the process. CI systems kill 10 s after their first signal.
 SIGNAL_BUDGET: Final = 7.0
-SIGNAL_FINALLY: Final = 2.5
+SIGNAL_FINALLY: Final = 1.4
+"""From the first signal to the end of `finally`, so that the first deletion is asked for within 2 s: some CI systems
+kill soon after that. What collects logs of objects comes before their deletion, so it has to be quick.
+"""
 FINALLY_TIMEOUT: Final = 120.0
 _ROOM: Final = "free some space, or name another folder with --state-dir"
 # Longer than cleanup, the next workflows' and the watchdog's patience can take after a workflow's own time.
@@ -84,6 +87,9 @@ class Run:
         else:
             self.cleanup.cancel(name)
             self.events.emit("interrupted", signal=name, message="not waiting for deletions; again: leave at once")
+
+    def left_for_finally(self) -> float:
+        return max(0.0, self.signalled_at + SIGNAL_FINALLY - time.monotonic())
 
     def left_after_signal(self) -> float:
         return max(1.0, self.signalled_at + SIGNAL_BUDGET - time.monotonic())
@@ -174,7 +180,7 @@ class _Execution:
         # `finally` has time of its own: the run's may be over. A signal, also one that comes now, leaves little of it.
         with (
             Deadline(FINALLY_TIMEOUT, self.shared.cleanup) as reserve,
-            self.shared.work.closing(lambda: _cancel_in(SIGNAL_FINALLY, reserve)),
+            self.shared.work.closing(lambda: _cancel_in(self.shared.left_for_finally(), reserve)),
         ):
             for step in self.workflow.finally_:
                 self._step(step, reserve, self.scope)

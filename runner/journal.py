@@ -20,6 +20,7 @@ import secrets
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ STEPS: Final = "steps"
 
 
 _TAIL: Final = 4096
+_LOCK_SECONDS: Final = 2.0
+_LOCK_PAUSE: Final = 0.005
 
 
 class Undo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -308,7 +311,11 @@ class Journal:
         try:
             folder.mkdir(parents=True, mode=0o700)
             self._file = _open(folder)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
+        except BlockingIOError:
+            raise CannotStart(
+                f"the run folder {folder} is locked by another process", hint="name another one with --state-dir"
+            ) from None
         except OSError as error:
             raise CannotStart(
                 f"the run folder {folder} cannot be written: {error.strerror}",
@@ -483,6 +490,18 @@ class Journal:
 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._torn = False
+
+
+def _lock(file: int) -> None:
+    """Lock a new journal. `is_alive` of another process may hold it for a moment. Raises BlockingIOError."""
+    limit = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(_LOCK_PAUSE)
 
 
 def _open(folder: Path) -> int:

@@ -1,15 +1,18 @@
-"""Children that a dead run left: which processes they are, and how they end.
+"""Children that a run left: which processes they are, and how they end.
 
 A child is known by its process number and the moment of its start, together with its session: what it started and left
-is in there too. One that was just being started when the run died is known by the mark in its environment.
+is in there too. One that was just being started when the run died is known by the mark in its environment; so is, at
+the end of a run, whatever left the session of its child. A daemon that is to outlive the run is started without it:
+`env -u RUNNER_CHILD setsid …`.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,10 @@ MARK: Final = "RUNNER_CHILD"
 """The variable that names a child in its environment."""
 GRACE_SECONDS: Final = 1.0
 _PAUSE: Final = 0.02
+_OF_PODMAN: Final = frozenset(
+    {"aardvark-dns", "catatonit", "conmon", "pasta", "pasta.avx2", "rootlessport", "slirp4netns"}
+)
+"""Started by some podman command, they serve the containers of this user, also those that are to stay."""
 _START, _SESSION = 19, 3
 """The fields of /proc/PID/stat, counted from the one after the program's name."""
 
@@ -43,15 +50,50 @@ class Ledger:
 def end(children: Iterable[Process]) -> list[str]:
     """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive."""
     wanted = {child.mark: child for child in children}
-    groups = _alive(wanted)
+    groups: dict[str, list[int]] = {}
+
+    def look() -> set[int]:
+        found = _alive(wanted)
+        groups.update(found)
+        return {pid for pids in found.values() for pid in pids}
+
+    _end(look)
+    return [wanted[mark].program for mark in groups]
+
+
+def end_marked(run: str) -> None:
+    """End what still carries a mark of this run, whichever session it is in; for when all its children have ended."""
+    _end(lambda: {pid for pid, _ in _processes() if _mark_of(pid).startswith(f"{run}/") and not _serves_podman(pid)})
+
+
+def _end(look: Callable[[], set[int]]) -> None:
+    """End what `look` finds: TERM, then KILL for what it finds still."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in {pid for pids in groups.values() for pid in pids}:
+        pids = look()
+        for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-        limit = time.monotonic() + GRACE_SECONDS
-        while _alive(wanted) and time.monotonic() < limit:
-            time.sleep(_PAUSE)  # they are nobody's children any more: there is nothing to wait on
-    return [wanted[mark].program for mark in groups]
+        _await(pids)
+
+
+def _await(pids: Iterable[int]) -> None:
+    """Wait until they ended, for GRACE_SECONDS at most. They are nobody's children any more: only the kernel tells."""
+    limit = time.monotonic() + GRACE_SECONDS
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        except (AttributeError, OSError):  # an old kernel, or none that has this
+            while (stat := _stat(pid)) and stat[0] != "Z" and time.monotonic() < limit:
+                time.sleep(_PAUSE)
+            continue
+        try:
+            poll = select.poll()  # `select` takes no number above 1023
+            poll.register(handle, select.POLLIN)
+            poll.poll(max(0.0, limit - time.monotonic()) * 1000)
+        finally:
+            os.close(handle)
 
 
 def _alive(wanted: dict[str, Process]) -> dict[str, list[int]]:
@@ -91,6 +133,12 @@ def _mark_of(pid: int) -> str:
             if name == MARK.encode():
                 return value.decode("ascii", "replace")
     return ""
+
+
+def _serves_podman(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() in _OF_PODMAN
+    return False
 
 
 def start_of(pid: int) -> str:

@@ -3,7 +3,8 @@
 `sh` forks and execs; reading, waiting and killing are done here, because its own threads poll every 100 ms:
 - it is given file descriptors for all three streams: no pty, no feeding and no reading threads, one wake-up a second;
 - `_bg=1`, not True: with True it makes the child ignore SIGHUP;
-- its timeouts kill only the child itself: here the whole session is ended, also what an ended child left behind;
+- its timeouts kill only the child itself: here its whole group is ended, also what an ended child left in it (what left
+  the group carries a mark of the ledger, and ends with the run);
 - its exceptions, which print argv and cut the output at 750 characters, never leave this module.
 """
 
@@ -35,6 +36,8 @@ KEEP_BYTES = 16 * 1024 * 1024
 LONGEST_LINE = 1024 * 1024
 SHOWN_OF_LONG = 64 * 1024
 GRACE_SECONDS = 2.0
+# After a cancel, such as that of a signal, others wait for the end.
+HURRIED_SECONDS = 0.4
 _KILLED_SECONDS = 3.0
 
 # `("stdout" | "stderr", line without its newline)`, called from the thread that pumps the child.
@@ -94,7 +97,7 @@ def run(command: Command, deadline: Deadline, on_line: OnLine | None = None) -> 
     with deadline.closing(child.wake):
         child.pump(deadline)
     if not child.exited:
-        child.end()
+        child.end(HURRIED_SECONDS if deadline.cancelled else GRACE_SECONDS)
         deadline.check()
     return child.result()
 
@@ -150,12 +153,6 @@ class Child:
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         return self._code
-
-    def wait(self, deadline: Deadline) -> bool:
-        """Wait for the end; False when the deadline comes first."""
-        with deadline.closing(self._ended.set):
-            self._ended.wait(deadline.socket_timeout())
-        return self.exited
 
     def result(self) -> CommandResult:
         """What it printed so far and how it ended (code -1 while it runs)."""

@@ -38,6 +38,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP)
 _READY = 3
 _TAIL = 4096
+_MOST_FILES = 1 << 16
 
 
 class Watchdog:
@@ -137,7 +138,7 @@ def _sleep(folder: str) -> None:
     os.write(_READY, str(os.getpid()).encode())
     # Also what the runner itself inherited, such as the lock of whoever started it.
     os.dup2(journal, 3)
-    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    _close_from(4)
     journal = 3
     os.set_inheritable(journal, False)
     fcntl.flock(journal, fcntl.LOCK_EX)
@@ -149,6 +150,20 @@ def _sleep(folder: str) -> None:
     from pathlib import Path
 
     rescue(Path(folder), journal)
+
+
+def _close_from(first: int) -> None:
+    """Close these and all above. Where nobody lists them, a limit may be a thousand million: it is not believed."""
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 - light
+    except OSError:
+        numbers = list(range(first, min(os.sysconf("SC_OPEN_MAX"), _MOST_FILES)))
+    for number in numbers:
+        if number >= first:
+            try:
+                os.close(number)
+            except OSError:  # the one that listed them
+                continue
 
 
 # --- what follows runs only when it must act

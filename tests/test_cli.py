@@ -415,3 +415,23 @@ def test_one_log_says_everything_once(tmp_path: Path) -> None:
     assert log.returncode == 1
     assert log.stdout.count("│ sad news") == 1
     assert "step failed" in log.stdout
+
+
+def test_a_traceback_of_a_thread_is_masked() -> None:
+    """A thread's exception passes by every `except` of the command line."""
+    script = (
+        "import sys, threading\n"
+        "from runner import cli, masking\n"
+        "def body():\n    raise ValueError('it was s3cr3t-value')\n"
+        "def dispatch(options):\n"
+        "    masking.hide(['s3cr3t-value'])\n"
+        "    thread = threading.Thread(target=body); thread.start(); thread.join()\n"
+        "    return 0\n"
+        "cli._dispatch = dispatch\n"
+        "sys.argv[1:] = ['doctor']\n"
+        "sys.exit(cli.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ValueError: it was ***" in done.stderr
+    assert "s3cr3t" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +326,23 @@ def test_what_a_run_began_to_remove_is_not_spared(tmp_path: Path) -> None:
     book.close()
 
     assert replay(tmp_path / "run").doomed == (spared,)
+
+
+def test_a_look_at_a_new_run_does_not_keep_it_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks whether it is alive holds its lock for a moment."""
+    looking: list[int] = []
+    make = journal._open
+
+    def open_and_look(folder: Path) -> int:
+        file = make(folder)
+        looking.append(os.open(folder / journal.NAME, os.O_RDONLY))
+        fcntl.flock(looking[0], fcntl.LOCK_SH)
+        return file
+
+    def leave(_: float) -> None:
+        os.close(looking.pop())
+
+    monkeypatch.setattr(journal, "_open", open_and_look)
+    monkeypatch.setattr(time, "sleep", leave)
+    journal.Journal(tmp_path / "run").close()
+    assert not looking

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from runner import orphans
+from runner.cli import main
 from runner.journal import Process
 
 
@@ -66,3 +71,24 @@ def test_a_child_without_a_number_is_known_by_its_mark() -> None:
             assert child.wait(30) == -signal.SIGTERM
         finally:
             child.kill()
+
+
+@pytest.mark.parametrize("apart", ["set -m; sleep 300 &", "setsid sleep 300 &"], ids=["group", "session"])
+def test_what_left_the_group_of_its_child_ends_with_the_run(
+    apart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the step passed long before; a daemon that was started without the mark lives on."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    daemon = f"env -u {orphans.MARK} setsid sleep 300 & echo $! > daemon"
+    script = f"bash -c '{daemon}; {apart} echo $! > left' >/dev/null 2>&1"
+    flow = tmp_path / "flow.yaml"
+    flow.write_text(json.dumps({"steps": [{"run": script}]}))
+    try:
+        assert main(["run", "-q", str(flow)]) == 0
+        assert gone(int((tmp_path / "left").read_text()))
+        assert not gone(int((tmp_path / "daemon").read_text()))
+    finally:
+        for name in ("left", "daemon"):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((tmp_path / name).read_text()), signal.SIGKILL)

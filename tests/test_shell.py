@@ -142,6 +142,21 @@ def test_cancelling_is_felt_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_a_cancel_leaves_little_time_to_a_child_that_ignores_sigterm() -> None:
+    """What comes after a signal must not wait for it."""
+    deadline = Deadline(60)
+    cancelled: list[float] = []
+
+    def cancel(*_: str) -> None:
+        cancelled.append(time.monotonic())
+        deadline.cancel("SIGINT")
+
+    with pytest.raises(Cancelled):
+        shell.run(bash("trap '' TERM; echo ready; while :; do sleep 0.1; done"), deadline, cancel)
+
+    assert time.monotonic() - cancelled[0] < shell.GRACE_SECONDS
+
+
 def test_background_child_streams_and_tells_its_end() -> None:
     """A background child hands on its lines while it lives, and calls back when it ends."""
     first = threading.Event()
@@ -151,7 +166,7 @@ def test_background_child_streams_and_tells_its_end() -> None:
 
     assert first.wait(30)
     assert ended.wait(30)
-    assert child.wait(Deadline(30))
+    _until(lambda: child.exited)
     assert (child.code, child in shell.alive()) == (0, False)
 
 

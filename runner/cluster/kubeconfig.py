@@ -120,6 +120,7 @@ def pinned(folder: Path) -> Selected:
         config = json.loads(pinned_path(folder).read_bytes())
     except (OSError, ValueError) as error:
         raise CannotStart(f"the run's kubeconfig {pinned_path(folder)} cannot be read: {error}") from None
+    masking.hide(confidential.of_kubeconfig(config))
     context, cluster = config["contexts"][0], config["clusters"][0]
     body = context["context"]
     return Selected(

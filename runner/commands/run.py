@@ -183,6 +183,7 @@ def _run_all(
         for child in shell.alive():
             shared.events.emit("warning", message=f"{child.command.argv[0]} was still running, and is ended", hint="")
             child.stop()
+        orphans.end_marked(shared.id)
     handover = any(not item.hopeless for workflow in ended for item in workflow.cleanup.left)
     result = RunResult(
         run=shared.id,
@@ -325,6 +326,8 @@ def _run_one(
 
 def _left(shared: engine.Run) -> None:
     """The third signal: say what is left, and who removes it."""
+    from runner.reports import terminal
+
     records = [record for record in shared.journal.records if not record.keep]
     if records:
         there = "1 object is" if len(records) == 1 else f"{len(records)} objects are"
@@ -335,8 +338,7 @@ def _left(shared: engine.Run) -> None:
         ]
     else:
         lines = ["runner: left at once; nothing is left in the cluster"]
-    sys.stderr.write("\n" + "".join(f"{line}\n" for line in lines))
-    sys.stderr.flush()
+    terminal.write(sys.stderr, "\n" + "".join(f"{line}\n" for line in lines))
     for child in shell.alive():
         child.signal(signal.SIGKILL)
 

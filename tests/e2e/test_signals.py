@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,32 @@ def test_signal_at_any_moment_leaves_no_workload(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_deletions_begin_soon_after_the_signal(
+    tmp_path: Path, cluster_env: dict[str, str], namespace: str, app_image: str, kubectl: Callable[..., str]
+) -> None:
+    """Neither a step that ignores SIGTERM nor a long `finally` holds them up: CI systems kill soon."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "workloads.yaml").write_text(WORKLOADS)
+    stubborn = "trap '' TERM; while :; do sleep 0.1; done"
+    flow = {"steps": [{"apply": "workloads.yaml"}, {"id": "target", "run": stubborn}], "finally": [{"run": stubborn}]}
+    (tmp_path / "flow.yaml").write_text(json.dumps(flow))
+    process = _start(tmp_path, cluster_env, namespace)
+    try:
+        for record in _events(process):
+            if record["event"] == "command started" and record.get("step") == "steps.target":
+                break
+        process.send_signal(signal.SIGTERM)
+        times = {record["event"]: datetime.fromisoformat(record["time"]) for record in _first_of_each(process)}
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+    # 2 s, and the slack of a busy machine: each step had taken that long before it was cut off.
+    assert (times["cleanup started"] - times["interrupted"]).total_seconds() < 3, times
+    assert kubectl("get", "deployments,jobs,pods", "-n", namespace, "-o", "name") == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_signal_ends_the_run_and_leaves_nothing(
@@ -191,6 +218,14 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, str]]:
     assert process.stderr
     for line in process.stderr:
         yield json.loads(line)
+
+
+def _first_of_each(process: subprocess.Popen[str]) -> Iterator[dict[str, str]]:
+    seen = set()
+    for record in _events(process):
+        if record["event"] not in seen:
+            seen.add(record["event"])
+            yield record
 
 
 def _processes_of(folder: Path) -> list[str]:
