@@ -73,15 +73,17 @@ def test_a_child_without_a_number_is_known_by_its_mark() -> None:
             child.kill()
 
 
-@pytest.mark.parametrize("apart", ["set -m; sleep 300 &", "setsid sleep 300 &"], ids=["group", "session"])
+@pytest.mark.parametrize("apart", ["set -m;", "setsid"], ids=["group", "session"])
 def test_what_left_the_group_of_its_child_ends_with_the_run(
     apart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the step passed long before; a daemon that was started without the mark lives on."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    daemon = f"env -u {orphans.MARK} setsid sleep 300 & echo $! > daemon"
-    script = f"bash -c '{daemon}; {apart} echo $! > left' >/dev/null 2>&1"
+    (tmp_path / "sleep.sh").write_text('echo $$ > "$1"; exec sleep 300')
+    both = f"env -u {orphans.MARK} setsid bash sleep.sh daemon & {apart} bash sleep.sh left &"
+    (tmp_path / "both.sh").write_text(f"{both} until [ -s daemon ] && [ -s left ]; do sleep 0.01; done")
+    script = "bash both.sh >/dev/null 2>&1"
     flow = tmp_path / "flow.yaml"
     flow.write_text(json.dumps({"steps": [{"run": script}]}))
     try:
