@@ -128,6 +128,8 @@ class _Builder:
         self._collect_ids(data)
         sections = {name: self._list(data.get(name), (name,), name) for name in SECTIONS}
         self._check_ports((step for steps in sections.values() for step in steps), {})
+        if namespace.generate:
+            self._check_keep(step for steps in sections.values() for top in steps for step in top.walk())
         if any(problem.severity == "error" for problem in self.problems):
             return None
         return Workflow(
@@ -212,6 +214,15 @@ class _Builder:
         if name and "${{" not in name and not re.fullmatch(pattern, name):
             hint = "use a-z, 0-9 and hyphens, 63 characters at most"
             self._add(path, f"{name!r} cannot be a namespace", hint)
+
+    def _check_keep(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if step.keep and not step.namespace:
+                self._add(
+                    (*step.place, "keep"),
+                    "`keep` keeps nothing in a namespace that the run generates and deletes",
+                    "name a namespace (`namespace: demo`), or keep all of a run with --keep",
+                )
 
     def _check_ports(self, steps: Iterable[Step], taken: dict[tuple[str, int], int]) -> None:
         """Forwards live until their list of steps ends, so no two may have the same local port till then."""

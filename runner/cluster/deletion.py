@@ -5,6 +5,7 @@ Cleanup deletes through the API, not through kubectl, because only there a delet
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ _OWNS: Final[dict[str, tuple[str, ...]]] = {
     "CronJob": ("Job", "Pod"),
     "Job": ("Pod",),
     "Service": ("EndpointSlice",),
+    "Pod": ("PersistentVolumeClaim",),
     **dict.fromkeys(
         [
-            "Pod",
             "ConfigMap",
             "Secret",
             "ServiceAccount",
@@ -81,6 +82,11 @@ _BUILTIN: Final = frozenset((resource.group_version, resource.kind) for resource
 _BY_KIND: Final = {resource.kind: resource for resource in BUILTIN}
 
 
+def _native(resource: Resource) -> str:
+    """The kind, where it is one of Kubernetes itself: a Job of another API group is none of those rules know of."""
+    return resource.kind if (resource.group_version, resource.kind) in _BUILTIN else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One object that has to vanish: itself, or a dependent."""
@@ -106,7 +112,7 @@ def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadlin
         return members
     default = tuple(kind for kind in _BY_KIND if _BY_KIND[kind].namespaced and kind not in ("Event", "Endpoints"))
     owners = {meta["uid"]}
-    kinds = _OWNS.get(resource.kind, default)
+    kinds = _OWNS.get(_native(resource), default)
     things = [
         (_BY_KIND[kind], item["metadata"])
         for kind in kinds
@@ -271,12 +277,31 @@ def _fire(cluster: Kubectl, record: Undo, hand: RemovingHand, *, hurry: bool) ->
     if live is None:
         return []
     members = family(cluster, resource, live, hand.deadline)
+    claims = _claims(cluster, live, hand.deadline) if _native(resource) == "StatefulSet" else []
     if resource.kind == "Namespace":
         _empty(cluster, record.name, hand.deadline)
-    if hurry and resource.kind in _CONTROLLERS:
-        return _orphan_and_end(cluster, members, hand.deadline)
-    _delete(cluster, members[0], hand.deadline, hurry=hurry)
-    return members
+    if hurry and _native(resource) in _CONTROLLERS:
+        return _orphan_and_end(cluster, [*members, *claims], hand.deadline)
+    for member in (members[0], *claims):  # Kubernetes lets a claim go when no Pod uses it any more
+        _delete(cluster, member, hand.deadline, hurry=hurry)
+    return [*members, *claims]
+
+
+def _claims(cluster: Kubectl, live: Object, deadline: Deadline) -> list[Member]:
+    """The volume claims that a StatefulSet made by its templates; Kubernetes leaves them, and nobody owns them. What
+    has such a name but is older than the StatefulSet was there before.
+    """
+    meta, resource = live["metadata"], _BY_KIND["PersistentVolumeClaim"]
+    names = [template["metadata"]["name"] for template in live["spec"].get("volumeClaimTemplates") or ()]
+    if not names:
+        return []
+    pattern = re.compile(rf"(?:{'|'.join(map(re.escape, names))})-{re.escape(meta['name'])}-\d+")
+    found = [item["metadata"] for item in _listed(cluster, resource, meta["namespace"], deadline)]
+    return [
+        Member(resource, own["namespace"], own["name"], own["uid"])
+        for own in found
+        if pattern.fullmatch(own["name"]) and own["creationTimestamp"] >= meta["creationTimestamp"]
+    ]
 
 
 def _live(cluster: Kubectl, resource: Resource, record: Undo, deadline: Deadline) -> Object | None:
@@ -296,7 +321,7 @@ def _delete(
     cluster: Kubectl, member: Member, deadline: Deadline, *, hurry: bool = False, propagation: str = ""
 ) -> None:
     options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": member.uid}}
-    if propagation or member.resource.kind in _CONTROLLERS:
+    if propagation or _native(member.resource) in _CONTROLLERS:
         options["propagationPolicy"] = propagation or "Foreground"
     if hurry and member.resource.kind == "Pod":
         options["gracePeriodSeconds"] = 1
@@ -315,7 +340,7 @@ def _orphan_and_end(cluster: Kubectl, members: Sequence[Member], deadline: Deadl
     """
     found = list(members)
     for kind in _CONTROLLERS:
-        controllers = [member for member in found if member.resource.kind == kind]
+        controllers = [member for member in found if _native(member.resource) == kind]
         selectors = [_selector(cluster, member, deadline) for member in controllers]
         for member in controllers:
             _delete(cluster, member, deadline, propagation="Orphan")
@@ -324,7 +349,7 @@ def _orphan_and_end(cluster: Kubectl, members: Sequence[Member], deadline: Deadl
             if selector:
                 found += _orphans(cluster, member, selector, {item.uid for item in found}, deadline)
     for member in found:
-        if member.resource.kind not in _CONTROLLERS:
+        if _native(member.resource) not in _CONTROLLERS:
             _delete(cluster, member, deadline, hurry=True)
     return found
 
@@ -340,7 +365,7 @@ def _selector(cluster: Kubectl, member: Member, deadline: Deadline) -> str:
 
 def _orphans(cluster: Kubectl, owner: Member, selector: str, known: set[str], deadline: Deadline) -> Iterator[Member]:
     """What a controller made between the listing and its end: without an owner, but with a controller's mark."""
-    for kind in _OWNS.get(owner.resource.kind, ()):
+    for kind in _OWNS.get(_native(owner.resource), ()):
         for item in cluster.objects(_BY_KIND[kind], owner.namespace, deadline, labelSelector=selector):
             meta = item["metadata"]
             marked = _MARKS & (meta.get("labels") or {}).keys()

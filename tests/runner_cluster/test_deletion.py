@@ -260,3 +260,19 @@ def test_faults_in_the_middle_are_survived(api: FakeApi, cluster: Kubectl, hand:
         api.fault(fault, "^DELETE")
     assert [item.why for item in undone(cluster, hand, record("ConfigMap", "a"))] == [""]
     assert api.objects == {}
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_claims_of_a_stateful_set_go_with_it(api: FakeApi, cluster: Kubectl, hand: FakeHand, hurry: bool) -> None:
+    """Kubernetes leaves what it made by its templates; what was there before it stays."""
+    then, before = {"creationTimestamp": "2026-01-02T00:00:00Z"}, {"creationTimestamp": "2026-01-01T00:00:00Z"}
+    api.put("statefulsets", "db", metadata=then, spec={"volumeClaimTemplates": [{"metadata": {"name": "data"}}]})
+    api.put("persistentvolumeclaims", "data-db-0", metadata=then)
+    api.put("persistentvolumeclaims", "data-db-1", metadata=before)
+    api.put("persistentvolumeclaims", "data-db-x", metadata=then)
+    api.put("persistentvolumeclaims", "other-db-0", metadata=then)
+
+    (gone,) = undone(cluster, hand, record("StatefulSet", "db"), hurry=hurry)
+
+    assert gone.why == ""
+    assert [name for _, _, name in api.objects] == ["data-db-1", "data-db-x", "other-db-0"]
