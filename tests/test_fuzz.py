@@ -48,7 +48,7 @@ steps:
   - {<<: *base, apply: [made.yaml, pythonapp/pod.yaml], retry: {attempts: 3, interval: 1s, fail_if: error.code == 1}}
   - wait: {target: {kind: pod, selector: app=x}, until: condition=Ready, count: "${{ inputs.count }}"}
   - {wait: {target: [pod/a, pod/b], that: "object.a == 1", fail_if: "size(objects) > 1"}, if: "success() && true"}
-  - {delete: {target: pod/a, grace: 5, wait: false}, continue_on_error: true, keep: true}
+  - {delete: {target: pod/a, grace: 5, wait: false}, continue_on_error: true, keep: true, namespace: other}
   - load: pythonapp
 on_failure: [{run: "echo", if: "steps.made.outputs.code == 0 || failure()"}]
 finally: [{delete: {file: pythonapp/pod.yaml}, name: "x ${{ steps.made.outcome }}", namespace: other}]
