@@ -74,7 +74,7 @@ def test_pause_ends_when_cancelled() -> None:
     with pytest.raises(Cancelled):
         deadline.pause(60)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_leaving_a_child_forgets_it() -> None:

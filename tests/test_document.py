@@ -329,7 +329,7 @@ def test_alias_bomb_is_stopped(width: int) -> None:
     start = time.perf_counter()
 
     assert [p.message for p in problems("\n".join(lines))] == ["more than 50,000 values, aliases unfolded"]
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30
 
 
 def test_number_of_aliases_is_bounded() -> None:

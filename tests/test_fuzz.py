@@ -479,4 +479,4 @@ def test_large_expressions_end_soon(source: str) -> None:
         expressions.compile(source, VARIABLES)
     expressions.split(f"${{{{ {source} }}}}")
 
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30

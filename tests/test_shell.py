@@ -139,7 +139,7 @@ def test_cancelling_is_felt_at_once() -> None:
     with pytest.raises(Cancelled, match="SIGINT"):
         shell.run(Command(("sleep", "300")), deadline)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_a_cancel_leaves_little_time_to_a_child_that_ignores_sigterm() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import sys
@@ -25,7 +24,7 @@ from runner.errors import ExitCode, RunnerError, UsageError
 from runner.journal import NAME, Journal, Past, Undo, boot_id, past_runs, replay, runs_folder
 from runner.result import Leftover
 from runner.signals import Signals
-from runner.steps.kind import seconds
+from runner.steps.kind import is_duration, seconds
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -70,7 +69,7 @@ def run(options: Namespace) -> int:
 
 
 def _older_than(text: str) -> float:
-    if text and not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", text):
+    if text and not is_duration(text):
         raise UsageError(f"--older-than {text}: write a length of time, such as 90s, 10m or 2h")
     return seconds(text) if text else 0.0
 

@@ -29,7 +29,7 @@ from runner.journal import EVENTS, RUN_ID, Journal, Place, leftovers, new_run_id
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.bounds import NAMESPACE
-from runner.steps.kind import seconds
+from runner.steps.kind import is_duration, seconds
 from runner.watchdog import Watchdog
 from runner.workflow import Workflow, fill
 
@@ -58,7 +58,7 @@ def run(options: Namespace) -> int:
 def _timeout(text: str) -> float | None:
     if not text:
         return None
-    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", text):
+    if not is_duration(text):
         raise UsageError(f"--timeout {text}: write a length of time, such as 90s, 10m or 1h30m")
     if not seconds(text):
         raise UsageError("--timeout 0 leaves no time at all", hint="leave it out for the workflow's own")

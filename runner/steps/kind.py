@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from runner.journal import Undo
     from runner.shell import Command
 
+_DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 Duration = Annotated[
     str,
     Meta(
-        pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$",
+        pattern=_DURATION,
         description="A length of time: `500ms`, `30s`, `2m`, `1h30m`.",
     ),
 ]
@@ -55,6 +56,11 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def seconds(duration: str) -> float:
     """`1h30m` → 5400.0. The text was checked against `Duration`'s pattern."""
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", duration))
+
+
+def is_duration(text: str) -> bool:
+    """Whether `seconds` can read it."""
+    return bool(re.fullmatch(_DURATION, text))
 
 
 class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

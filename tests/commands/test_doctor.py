@@ -235,10 +235,10 @@ def test_everything_is_bounded(put: Put, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(doctor, "SERVER_SECONDS", 0.3)
     monkeypatch.setattr(images, "PROBE_SECONDS", 0.3)
     for name in ("kubectl", "docker", "podman"):
-        put(name, "exec /bin/sleep 60")
+        put(name, "exec /bin/sleep 600")
     start = time.monotonic()
     findings = found(diagnose())
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
     assert "no answer within 0.3 s" in findings["kubectl"].text
     assert findings["cluster"].state == "missing"
 

@@ -231,7 +231,7 @@ def _first_of_each(process: subprocess.Popen[str]) -> Iterator[dict[str, str]]:
 def _processes_of(folder: Path) -> list[str]:
     """Processes that inherited this run's environment; the kernel may need a moment to bury the last one."""
     mark = f"XDG_STATE_HOME={folder / 'state'}".encode()
-    end = time.monotonic() + 2
+    end = time.monotonic() + 10
     while True:
         found = [str(path) for path in Path("/proc").glob("[0-9]*") if _has(path / "environ", mark)]
         if not found or time.monotonic() > end:

@@ -101,7 +101,7 @@ def test_what_passes_is_survived(through: Through, fault: str) -> None:
     assert outcome.cleanup["left"] == []
     assert {kind for kind in met if not outcome.hit(kind)} == set()
     told = {event["rule"] for event in outcome.told("request retried", "command retried")}
-    assert bool(rules) == bool(told & rules), (told, str(outcome))
+    assert bool(told & rules) if rules else not told, (told, str(outcome))
 
 
 # One step of each kind that is refused for ever, from the moment in which it starts.
@@ -136,14 +136,14 @@ def all_at_once(through: Through, plans: dict[Any, tuple[Plan, str]], *arguments
 
 @pytest.mark.parametrize("fault", PERMANENT)
 def test_what_does_not_pass_is_said_at_once(through: Through, fault: str) -> None:
-    """Less than five seconds after it began, and in the server's words."""
+    """Long before the step's timeout, and in the server's words."""
     plan = PERMANENT[fault]
     outcomes = all_at_once(through, {kind: (plan, ONE[kind]) for name, kind in MEETS if name == fault}, "--keep")
 
     for kind, outcome in outcomes.items():
         step = outcome.steps["it"]
         assert (outcome.code, step["status"]) == (1, "failure"), f"{kind}: {outcome}"
-        assert step["seconds"] < 5, f"{kind}: {outcome}"
+        assert step["seconds"] < 20, f"{kind}: {outcome}"
         words = "not JSON" if fault == "garbage" else "made to fail with"
         assert words in step["failure"]["message"], f"{kind}: {outcome}"
 
@@ -159,7 +159,7 @@ def test_cleanup_that_is_refused_is_said_at_once(through: Through) -> None:
     assert left["object"].startswith("configmap/m")
     assert "made to fail with 403" in left["why"]
     assert left["command"].startswith("kubectl delete configmap/m")
-    assert outcome.cleanup["seconds"] < 5
+    assert outcome.cleanup["seconds"] < 20
 
 
 SILENT = {

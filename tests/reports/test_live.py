@@ -191,7 +191,7 @@ def test_what_goes_on_is_drawn(event: MakeEvent) -> None:
     terminal.close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -203,8 +203,9 @@ def test_the_time_passes_without_events(event: MakeEvent) -> None:
     terminal = Terminal(80)
     view = live.make(terminal.stream, ENVIRON)
     view(event("step started", workflow="w", step="s", name="n"))
-    wait_for(lambda: b"0.6 s" in terminal.bytes or b"0.7 s" in terminal.bytes)
-    assert terminal.bytes.count(b"\xe2\x96\xb8") <= 5
+    started = time.monotonic()
+    wait_for(lambda: len(set(re.findall(rb"\d\.\d s", terminal.bytes))) >= 3)
+    assert terminal.bytes.count(b"\xe2\x96\xb8") <= 5 * (time.monotonic() - started) + 2
     view(event("step passed", workflow="w", step="s", name="n", seconds=1))
     wait_for(lambda: "✓".encode() in terminal.bytes)
     silent = len(terminal.bytes)
@@ -257,7 +258,7 @@ def test_a_stopped_terminal_does_not_stop_the_run(event: MakeEvent, monkeypatch:
     for number in range(5000):
         view(event("command output", level="info", step="s", line=f"{number} {'x' * 200}"))
     view.close()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     os.close(reader)
     view._thread.join(10)
     assert not view._thread.is_alive()

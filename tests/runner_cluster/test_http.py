@@ -199,9 +199,10 @@ def test_events_do_not_prolong_a_stream(tmp_path: Path) -> None:
     def now_and_then(client: socket.socket) -> None:
         client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         client.sendall(b"3\r\n{}\n\r\n")
-        over.wait(0.4)
-        client.sendall(b"3\r\n{}\n\r\n")
-        over.wait(20)
+        for _ in range(100):
+            client.sendall(b"3\r\n{}\n\r\n")
+            if over.wait(0.2):
+                break
 
     with serving(tmp_path / "s", now_and_then) as api:
         started = time.monotonic()
@@ -210,4 +211,4 @@ def test_events_do_not_prolong_a_stream(tmp_path: Path) -> None:
         took = time.monotonic() - started
         over.set()
 
-    assert took < 0.9
+    assert took < 10

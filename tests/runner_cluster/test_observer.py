@@ -206,11 +206,18 @@ def test_watch_closed_now_and_then_is_opened_again_at_once(
         time.sleep(0.1)
         handler.wfile.write(b"0\r\n\r\n")
 
+    pauses: list[float] = []
+    next_pause = patience.Backoff.next
+
+    def remember(backoff: patience.Backoff) -> float:
+        pauses.append(next_pause(backoff))
+        return pauses[-1]
+
+    monkeypatch.setattr(patience.Backoff, "next", remember)
     api.fault(close_later, WATCH, times=10)
-    started = time.monotonic()
     follow()
     api.await_asked(WATCH, 6)
-    assert time.monotonic() - started < 3.7  # with growing pauses it would take more
+    assert max(pauses, default=0) <= 0.15
     assert news.rules == []
 
 
@@ -328,7 +335,7 @@ def test_what_rarely_heals_is_asked_a_few_times(api: FakeApi, cluster: Kubectl, 
         cluster.get(Ref("pod", "a"), Deadline(60))
     assert caught.value.message.endswith(" (asked 6 times)")
     assert len(api.requests) == patience.BOUNDED_ATTEMPTS
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_retry_after_is_honoured(api: FakeApi, cluster: Kubectl) -> None:
@@ -388,7 +395,7 @@ def test_silence_ends_with_the_callers_deadline(
     started = time.monotonic()
     with pytest.raises(Cancelled):
         cluster.expand(Selection("pod", selector="a=b"), deadline)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_slow_answers_are_given_more_time(api: FakeApi, cluster: Kubectl, monkeypatch: pytest.MonkeyPatch) -> None:

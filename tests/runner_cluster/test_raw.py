@@ -96,5 +96,5 @@ def test_watch_ends_with_the_deadline(fake_bin: FakeBin) -> None:
     started = time.monotonic()
     with pytest.raises(Cancelled):
         next(events)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert shell.alive() == ()
