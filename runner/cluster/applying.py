@@ -17,6 +17,7 @@ from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.insistence import Insistence
 from runner.cluster.protocol import (
+    RUN_LABEL,
     Applied,
     Hand,
     Manifest,
@@ -117,7 +118,7 @@ class _Work:
                     self.open[item.ref] = self.hand.intend(item.ref)
             try:
                 answer = self._execute(items)
-                self._disown(_not_created(answer.stdout, items))
+                self._disown(self._not_created(answer.stdout, items))
             except (Cancelled, TimedOut):
                 raise  # its last request may still be on the way: the intents stay, and cleanup looks again
             except StepFailed as error:
@@ -207,6 +208,18 @@ class _Work:
 
     # -- whose is it --------------------------------------------------------------------------------------------
 
+    def _not_created(self, output: str, items: Sequence[_Item]) -> list[_Item]:
+        """Those that were absent, and that kubectl found when it came to create them."""
+        if not self.server_side:
+            return _not_created(output, items)
+        # kubectl says the same of what it creates and of what it changes; the object tells.
+        absent = [item for item in items if item.live is None and item.ref in self.open]
+        looks = (
+            (item, self.cluster.find(item.resource, item.ref.namespace, item.ref.name, self.hand.deadline))
+            for item in absent
+        )
+        return [item for item, live in looks if live and _is_older_than_its_label(live)]
+
     def _disown(self, found: Sequence[_Item]) -> None:
         """What somebody else made between our look and kubectl's: written off at once, and applied again without the
         label, which kubectl then takes away.
@@ -258,6 +271,15 @@ class _Work:
 def _ended_by(outer: Deadline, deadline: Deadline) -> AbstractContextManager[None]:
     """A signal ends this deadline, too; the end of the outer one's time does not."""
     return outer.closing(lambda: deadline.cancel(outer.reason or "cancelled"))
+
+
+def _is_older_than_its_label(live: Object) -> bool:
+    """Whether the run's label came on it after it was made; the API server tells both moments to the second."""
+    label = f"f:{RUN_LABEL}"
+    entries = live["metadata"].get("managedFields") or ()
+    metas = ((entry, (entry.get("fieldsV1") or {}).get("f:metadata") or {}) for entry in entries)
+    written = [entry["time"] for entry, meta in metas if label in (meta.get("f:labels") or {}) and "time" in entry]
+    return bool(written) and min(written) > live["metadata"]["creationTimestamp"]
 
 
 def _not_created(output: str, items: Sequence[_Item]) -> list[_Item]:

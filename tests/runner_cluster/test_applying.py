@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from runner.cluster.applying import _Work
-from runner.cluster.protocol import Ref
+from runner.cluster.applying import _is_older_than_its_label, _Work
+from runner.cluster.protocol import RUN_LABEL, Ref
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CommandResult, Expired, StepFailed
 
@@ -91,3 +91,16 @@ def test_signal_ends_the_look_after_a_failed_apply(tmp_path: Any) -> None:
     with pytest.raises(Cancelled, match="SIGINT"):
         fail(look, hand)
     assert hand.open == ["a"]
+
+
+@pytest.mark.parametrize(("written", "older"), [("2026-01-01T00:00:00Z", False), ("2026-01-01T00:00:02Z", True)])
+def test_server_side_apply_onto_what_somebody_else_made(written: str, older: bool) -> None:
+    """The label of the run came later than the object: it is not ours."""
+    fields: dict[str, Any] = {"f:metadata": {"f:labels": {f"f:{RUN_LABEL}": {}}}}
+    entries = [
+        {"manager": "other", "operation": "Update", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:data": {}}},
+        {"manager": "kubectl", "operation": "Apply", "time": written, "fieldsV1": fields},
+    ]
+    live = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": entries}}
+
+    assert _is_older_than_its_label(live) is older
