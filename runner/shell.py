@@ -128,6 +128,7 @@ class Child:
         self._thread: threading.Thread | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
+        self._waking = threading.Lock()
         self._draining = threading.RLock()
         self._streams = {"stdout": _Stream(), "stderr": _Stream()}
         self._ledger = _ledger
@@ -189,7 +190,7 @@ class Child:
 
     def wake(self) -> None:
         """Make `pump` look at its deadline now; callable from any thread."""
-        with suppress(OSError):
+        with self._waking, suppress(OSError):
             os.write(self._wake_write, b"!")
 
     def pump_in_background(self, on_exit: Callable[[], None] | None) -> None:
@@ -263,8 +264,9 @@ class Child:
             for stream in self._streams.values():
                 stream.close()
         os.close(self._wake_read)
-        write_end, self._wake_write = self._wake_write, -1  # a late wake() fails instead of hitting a reused number
-        os.close(write_end)
+        with self._waking:  # a late `wake` fails, instead of writing into whatever has the number by then
+            write_end, self._wake_write = self._wake_write, -1
+            os.close(write_end)
 
 
 class _Stream:
