@@ -32,7 +32,7 @@ def serving(path: Path, *answers: bytes | Callable[[socket.socket], None]) -> It
                 client, _ = server.accept()
             except OSError:
                 return
-            with client:
+            with client, suppress(OSError):  # a client may be gone before it is answered
                 while left and client.recv(1 << 16):
                     answer = left.pop(0)
                     if callable(answer):

@@ -63,7 +63,7 @@ def serving(serve: Callable[[socket.socket], None]) -> Iterator[int]:
                 threading.Thread(target=handle, args=(client,), daemon=True).start()
 
         def handle(client: socket.socket) -> None:
-            with client:
+            with client, suppress(OSError):  # the other end may be gone already
                 serve(client)
 
         thread = threading.Thread(target=accept, daemon=True)
