@@ -199,7 +199,8 @@ def test_each_reason_ends_its_wait(files: Files) -> None:
     crash = next(failure for failure in found if failure["message"].startswith("pod/crash"))
     (shown,) = crash["objects"]
     (container,) = shown["containers"]
-    assert (shown["object"], container["exit_code"], container["log"]) == ("pod/crash", 1, ["hello", "no database"])
+    assert (shown["object"], container["exit_code"]) == ("pod/crash", 1)
+    assert sorted(container["log"]) == ["hello", "no database"]  # two streams: their order is nobody's promise
     assert "no database" in crash["details"]
     init = next(failure for failure in found if failure["message"].startswith("pod/init"))
     assert [each["log"] for each in init["objects"][0]["containers"]] == [["cannot migrate"], []]
@@ -235,7 +236,7 @@ def test_what_heals_and_what_goes_away(files: Files, namespace: str, kubectl: Ku
 
     assert [flow["status"] for flow in (late_flow, again_flow)] == ["success", "success"]
     assert "must stay up for 5 s" in again_log
-    assert again_flow["steps"][1]["seconds"] > 5
+    assert again_flow["steps"][1]["seconds"] > 3  # 5 s from its start, which the cluster tells in whole seconds
     failure = gone_flow["steps"][1]["failure"]
     assert (failure["reason"], failure["message"]) == (
         "Deleted",
