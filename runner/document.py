@@ -22,6 +22,7 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_OBJECT_BYTES: Final = 8 * MAX_BYTES
 """Of Kubernetes objects: bundles of definitions have megabytes."""
 MAX_DEPTH: Final = 64
+TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
 MAX_ALIASES: Final = 100
 MAX_NODES: Final = 50_000
 
@@ -296,7 +297,7 @@ def _nodes(source: _Source) -> Iterator[_Node]:
                 if not node.closed:
                     stack.append(node)
                     if len(stack) > MAX_DEPTH:
-                        source.fail(start, f"nested deeper than {MAX_DEPTH} levels")
+                        source.fail(start, TOO_DEEP)
             if not stack:
                 yield node
     except yaml.YAMLError as error:
@@ -528,6 +529,7 @@ _SYNTAX: Final = (
         "check the indentation",
     ),
     ("found unknown escape character", "an unknown escape in double quotes", "use single quotes, or write \\\\"),
+    ("exceeded maximum nesting depth", TOO_DEEP, ""),  # newer scanners have a limit of their own
     ("undefined tag handle", "an unknown tag", "an exclamation mark begins a tag in YAML: put the text in quotes"),
 )
 
