@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +20,9 @@ from runner.shell import Command
 if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
     from runner.deadline import Deadline
-    from runner.engine import Run
+    from runner.invocation import Run
     from runner.journal import Journal, Undo
 
-CLEANUP_TIMEOUT: Final = 120.0
 VERIFY_TIMEOUT: Final = 20.0
 
 Emit = Callable[..., None]
@@ -34,6 +34,7 @@ class Pending:
     def __init__(self, run: Run, records: Sequence[Undo], emit: Emit, *, keep_all: bool) -> None:
         """Start to undo what a workflow made and may not keep; `records` are its own, also those undone already."""
         self._run = run
+        self._budget = run.budget
         self._emit = emit
         open_ = {record.id: record for record in run.journal.records}
         mine = [open_[record.id] for record in records if record.id in open_]
@@ -55,8 +56,11 @@ class Pending:
         emit("cleanup started", objects=len(self._doomed))
         ending = {record.name for record in self._doomed if record.kind == "Namespace"}
         within = [record for record in self._doomed if _namespace_of(record) in ending]
-        rest = self._calmly([record for record in self._doomed if record not in within])
-        if run.signal:
+        rest = [record for record in self._doomed if record not in within]
+        short = self._budget.short
+        if not short:
+            rest = self._calmly(rest)
+        if short or run.signal:
             self._hurriedly([*rest, *within])
         elif within:
             self._thread = threading.Thread(target=self._undo_later, args=(within,), name="namespaces", daemon=True)
@@ -98,13 +102,16 @@ class Pending:
         """Delete these until a signal comes; answers those that are left then."""
         run = self._run
         if doomed and not run.signal:
-            with run.cleanup.child(CLEANUP_TIMEOUT) as deadline, run.work.closing(lambda: deadline.cancel("hurry")):
+            limit = self._budget.for_cleanup()
+            with run.cleanup.child(limit) as deadline, run.work.closing(lambda: deadline.cancel("hurry")):
                 doomed = self._remove(doomed, deadline, hurry=False)
         return doomed
 
     def _hurriedly(self, doomed: list[Undo]) -> None:
-        """Delete these all at once, within what a signal leaves of the time."""
-        with self._run.cleanup.child(self._run.left_after_signal()) as deadline:
+        """Delete these all at once, in the time that the deadline leaves, or a signal, also one that comes now."""
+        run = self._run
+        limit = run.left_after_signal() if run.signal else self._budget.for_cleanup()
+        with run.cleanup.child(limit) as deadline, run.work.closing(partial(run.hasten, deadline)):
             self._remove(doomed, deadline, hurry=True)
 
     def _remove(self, doomed: list[Undo], deadline: Deadline, *, hurry: bool) -> list[Undo]:
@@ -126,7 +133,7 @@ def verify(run: Run) -> tuple[Leftover, ...]:
         return ()
     gone = run.journal.gone
     try:
-        with run.cleanup.child(VERIFY_TIMEOUT) as deadline:
+        with run.cleanup.child(min(VERIFY_TIMEOUT, run.budget.for_cleanup())) as deadline:
             left = [record for record in gone if _exists(run.cluster, record, deadline)]
     except RunnerError as error:
         run.events.emit("warning", message=f"the cleanup could not be verified: {error.message}", hint=error.hint)

@@ -358,7 +358,9 @@ def _running(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--keep", action="store_true", help="leave what the run makes")
     group.add_argument("--keep-on-failure", action="store_true", help="leave it when the run fails")
-    group.add_argument("--timeout", default="", metavar="DURATION", help="the deadline of each workflow, as 10m")
+    group.add_argument(
+        "--timeout", default="", metavar="DURATION", help="the deadline of each workflow, its cleanup included, as 10m"
+    )
     _state(parser)
     group = parser.add_argument_group("output")
     group.add_argument(

@@ -78,6 +78,12 @@ class Deadline:
         for callback in callbacks:
             callback()
 
+    def cancel_later(self, seconds: float, reason: str) -> None:
+        """`cancel` after so many seconds; meanwhile somebody else may."""
+        timer = threading.Timer(seconds, self.cancel, (reason,))
+        timer.daemon = True
+        timer.start()
+
     def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when this is cancelled (at once if it already is); the answer takes the call back."""
         with self._lock:

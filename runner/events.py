@@ -48,6 +48,7 @@ LEVELS: Final[Mapping[str, str]] = {
     "watchdog ended": "info",  # left (how many), kept, children (that it ended)
     "request retried": "warning",  # request, rule, reason, attempt, seconds (until the next one)
     "interrupted": "warning",  # signal, message
+    "deadline reached": "warning",  # workflow, message
     "warning": "warning",  # message, hint
     "note": "info",  # message
 }

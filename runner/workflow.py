@@ -132,7 +132,13 @@ class FileKeys(Args, frozen=True, rename={"finally_": "finally"}):
         Meta(description="Where the objects live: a name, `{name, create: true}` or `{generate: prefix-}`."),
     ] = ""
     cluster: Annotated[ClusterSpec, Meta(description="Which cluster, or which engine.")] = ClusterSpec()
-    timeout: Annotated[Duration, Meta(description="The deadline of the whole run.")] = DEFAULT_TIMEOUT
+    timeout: Annotated[
+        Duration,
+        Meta(
+            description="The deadline of the workflow. Its last fifth (60 s at most) is kept for `finally` and the "
+            "cleanup, which hurries (Pods get 1 s to end) when less than 40 s are left."
+        ),
+    ] = DEFAULT_TIMEOUT
     timeouts: Annotated[dict[str, Duration], Meta(description="Default timeouts by kind: `{wait: 5m}`.")] = {}
     keep: Annotated[
         Keep, Meta(description="Whether what the run made stays at the end.", extra_json_schema=_STATIC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 
 from runner.cleanup import Pending, address, removal, tidy, verify
 from runner.cluster.protocol import Gone, Ref
-from runner.engine import Run
 from runner.errors import StepFailed
 from runner.events import Event, Events
+from runner.invocation import Budget, Run
 from runner.journal import Journal, Undo, replay
 
 
@@ -73,6 +74,16 @@ def run(tmp_path: Path, heard: list[Event]) -> Iterator[Run]:
 def clean(run: Run, cluster: Cluster, *, keep_all: bool = False) -> Pending:
     run.cluster = cluster  # type: ignore[assignment]
     return Pending(run, [SPACE, INSIDE, OUTSIDE, KEPT], run.events.emit, keep_all=keep_all)
+
+
+def test_hurries_when_the_deadline_is_near(run: Run) -> None:
+    """With little time left everything goes at once, with short grace, namespaces too."""
+    run.budget = Budget(60, time.monotonic() - 55)
+    cluster = Cluster()
+    result = clean(run, cluster).wait()
+
+    assert cluster.calls == [(["b", "made", "a"], True)]
+    assert (result.deleted, result.left) == (3, ())
 
 
 def test_namespaces_end_in_the_background(run: Run, heard: list[Event]) -> None:

@@ -192,6 +192,20 @@ def test_run_deadline_has_its_own_exit_code_and_still_runs_finally(execute: Exec
     assert report["steps"][2]["skipped_because"].startswith("the run is over: ")
 
 
+def test_run_deadline_keeps_time_for_finally(execute: Execute) -> None:
+    """The steps end before the timeout, the log says so, and what `finally` does ends with the timeout, too."""
+    code, report = execute("""
+        timeout: 2s
+        steps: [{run: sleep 60}]
+        finally: [{run: echo ending}, {run: sleep 60}]
+        """)
+
+    assert (code, statuses(report)) == (4, ["cancelled", "success", "failure"])
+    assert "the workflow's timeout is 2 s: the last 0.4 s of it are for `finally` and the cleanup" in report["stderr"]
+    assert report["steps"][0]["seconds"] < 2
+    assert report["steps"][2]["failure"]["reason"] == "timeout"
+
+
 def test_timeout_flag_overrides_the_file(execute: Execute) -> None:
     """--timeout is the deadline of each workflow."""
     code, _ = execute("steps: [{run: sleep 60}]", "--timeout", "200ms")

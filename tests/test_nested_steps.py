@@ -14,9 +14,9 @@ import pytest
 from runner import building, document, engine
 from runner.cli import main
 from runner.cluster.protocol import Selection
-from runner.engine import Run
 from runner.errors import CannotStart, InvalidWorkflow
 from runner.events import Events
+from runner.invocation import Run
 from runner.journal import Journal
 from runner.scope import Scope
 from runner.steps import KINDS

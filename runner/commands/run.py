@@ -25,6 +25,7 @@ from runner.errors import Cancelled, ExitCode, RunnerError, UsageError
 from runner.events import Events
 from runner.expressions import EvaluationError
 from runner.inputs import scope_values
+from runner.invocation import Run
 from runner.journal import EVENTS, RUN_ID, Journal, Place, leftovers, new_run_id, past_runs, runs_folder, unfinished
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
@@ -70,7 +71,7 @@ def _check_namespace(name: str) -> None:
         raise UsageError(f"--namespace {name}: this cannot be a namespace", hint="use a-z, 0-9 and hyphens")
 
 
-def _prepare(options: Namespace, timeout: float | None, workflows: Sequence[Workflow], stack: ExitStack) -> engine.Run:
+def _prepare(options: Namespace, timeout: float | None, workflows: Sequence[Workflow], stack: ExitStack) -> Run:
     run_id = new_run_id()
     folder = runs_folder(options.state_dir) / run_id
     watchdog = Watchdog(folder)
@@ -82,7 +83,7 @@ def _prepare(options: Namespace, timeout: float | None, workflows: Sequence[Work
     stack.callback(shell.keep_ledger, None)
     stack.push(lambda *raised: _say_goodbye(journal, raised[1]))
     _forget_old_runs(folder.parent)
-    return engine.Run(
+    return Run(
         id=run_id,
         folder=folder,
         events=Events(run_id),
@@ -104,7 +105,7 @@ def _say_goodbye(journal: Journal, error: BaseException | None) -> None:
         cleanup.tidy(journal.folder)
 
 
-def _listen(options: Namespace, shared: engine.Run, stack: ExitStack) -> None:
+def _listen(options: Namespace, shared: Run, stack: ExitStack) -> None:
     """Show events from now on, and those that were emitted so far. Its imports take as long as kubectl to start, so it
     is called in the meantime.
     """
@@ -161,7 +162,7 @@ def _run_all(
     options: Namespace,
     workflows: Sequence[Workflow],
     inputs: Sequence[dict[str, Any]],
-    shared: engine.Run,
+    shared: Run,
     listen: Callable[[], None],
 ) -> RunResult:
     started = time.monotonic()
@@ -210,7 +211,7 @@ def _start(
     options: Namespace,
     workflows: Sequence[Workflow],
     inputs: Sequence[Mapping[str, Any]],
-    shared: engine.Run,
+    shared: Run,
     listen: Callable[[], None],
 ) -> None:
     """Connect, and find what would make the run fail before anything is created."""
@@ -244,7 +245,7 @@ def _start(
         raise
 
 
-def _verified(ended: list[WorkflowResult], shared: engine.Run) -> list[WorkflowResult]:
+def _verified(ended: list[WorkflowResult], shared: Run) -> list[WorkflowResult]:
     """The results, and with the last one what the cluster still has although it was deleted."""
     left = cleanup.verify(shared)
     if not left:
@@ -311,9 +312,7 @@ def _choice(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -
     return Choice(chosen, options.kubeconfig, options.context or context)
 
 
-def _run_one(
-    workflow: Workflow, inputs: Mapping[str, Any], shared: engine.Run
-) -> tuple[WorkflowResult, cleanup.Pending]:
+def _run_one(workflow: Workflow, inputs: Mapping[str, Any], shared: Run) -> tuple[WorkflowResult, cleanup.Pending]:
     cluster = shared.cluster
     facts = {
         "id": shared.id,
@@ -324,7 +323,7 @@ def _run_one(
     return engine.run_workflow(workflow, shared, scope_values(workflow, inputs, facts))
 
 
-def _left(shared: engine.Run) -> None:
+def _left(shared: Run) -> None:
     """The third signal: say what is left, and who removes it."""
     from runner.reports import terminal
 

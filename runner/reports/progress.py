@@ -143,7 +143,7 @@ class Progress:
         if fields.get("hint"):
             self._settle(advice(first_line(plain(fields["hint"]))))
 
-    _on_interrupted = _on_warning
+    _on_interrupted = _on_deadline_reached = _on_warning
 
     def _on_forward_restarted(self, fields: Mapping[str, Any], _: float) -> None:
         self._lines(f"forward {plain(fields.get('local', ''))} restarted: {plain(fields.get('why', ''))}", "!", "warn")

@@ -43,6 +43,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "watchdog ended": (),
     "request retried": ("request", "reason"),
     "interrupted": ("message",),
+    "deadline reached": ("message",),
     "warning": ("message",),
     "note": ("message",),
 }

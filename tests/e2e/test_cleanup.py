@@ -26,6 +26,18 @@ Kubectl = Callable[..., str]
 
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m-TAG, namespace: PLACE}\n"
 HELD = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, finalizers: [example.com/hold]}\n"
+STUBBORN = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: stubborn-TAG, namespace: PLACE}
+spec:
+  containers:
+  - name: app
+    image: pythonapp
+    imagePullPolicy: Never
+    command: [python3, -c, "import time; time.sleep(300)"]
+    readinessProbe: {tcpSocket: {port: 1}}
+"""
 SLEEP = "steps: [{apply: map.yaml}, {run: sleep 300}]\n"
 
 
@@ -362,3 +374,19 @@ def test_namespaces_end_while_the_next_workflow_runs(site: Site) -> None:
     assert moments.index(("workflow started", "two")) < moments.index(("cleanup ended", "one"))
     assert next(record for record in site.events() if record["event"] == "cleanup verified")["objects"] == 2
     assert site.settle() == []
+
+
+def test_the_deadline_leaves_time_to_clean_up(site: Site) -> None:
+    """Steps end early enough that a Pod which ignores SIGTERM is gone within the workflow's timeout, or 5 s after."""
+    site.write("pod.yaml", STUBBORN)
+    site.write("flow.yaml", "timeout: 20s\nsteps: [{apply: pod.yaml}, {wait: pod/stubborn-TAG, timeout: 5m}]\n")
+    answer = runner(site, "flow.yaml", "-o", "json")
+    report = json.loads(answer.stdout)
+    (workflow,) = report["workflows"]
+
+    assert (answer.returncode, workflow["cause"]) == (4, "deadline"), answer.stderr
+    assert (workflow["cleanup"]["deleted"], workflow["cleanup"]["left"]) == (1, [])
+    assert workflow["steps"][1]["seconds"] < 16 < workflow["seconds"] < 25
+    assert "the workflow's timeout is 20 s: the last 4 s of it are for `finally` and the cleanup" in answer.stderr
+    assert "cleanup verified" in answer.stderr
+    assert list(site.in_cluster()) == []

@@ -148,6 +148,7 @@ def events(event: MakeEvent) -> list[Event]:
             attempt=1,
             seconds=0.05,
         ),
+        event("deadline reached", workflow="pod", message="the workflow's timeout is 900 s"),
         event("interrupted", signal=2, message="interrupted: cleaning up; once more stops waiting"),
         event("workflow ended", workflow="pod", status="failure", seconds=9.1),
         event("cleanup started", workflow="pod", objects=2),
