@@ -24,7 +24,7 @@ LEVELS: Final[Mapping[str, str]] = {
     "workflow started": "info",  # workflow, file, steps (how many), namespace
     "workflow ended": "info",  # workflow, status, seconds
     "step started": "info",  # workflow, step, name, kind, line, hash
-    "step waiting": "info",  # workflow, step, waiting_for, seconds (when it is said again)
+    "step waiting": "info",  # workflow, step, waiting_for, seconds (when it is said again); debug amid many changes
     "step retried": "warning",  # workflow, step, attempt, reason, seconds
     "step passed": "info",  # workflow, step, name, kind, seconds, attempts, outputs
     "step failed": "error",  # workflow, step, name, kind, seconds, reason, message, hint

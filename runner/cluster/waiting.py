@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A reader of a log wants to see that the wait is alive, and on what it waits.
 HEARTBEAT: Final = 10.0
+# What lasts less than this is not worth a line, when there was one just before.
+_GLIMPSE: Final = 1.0
 # Before, it is not worth saying that the cluster has not answered yet.
 _FIRST_ANSWERS: Final = 1.0
 
@@ -102,6 +104,40 @@ class _Tolerance:
         return found
 
 
+class _Teller:
+    """Says on what a wait waits: at once after a silence, and the same again every `HEARTBEAT`.
+
+    Where one change chases the other, the log has the newest of them, a `_GLIMPSE` after the last line, then twice as
+    long after that one, and so on. All of them are events, which a live view shows as they come.
+    """
+
+    def __init__(self, hand: Hand) -> None:
+        self._hand = hand
+        self._newest = self._logged = ""
+        self._began = time.monotonic()
+        self._logged_at = self._changed_at = self._began - HEARTBEAT
+        self._pause = 0.0
+
+    @property
+    def due(self) -> float:
+        """The moment at which a line is due, although nothing changes."""
+        return self._logged_at + (HEARTBEAT if self._newest == self._logged else self._pause)
+
+    def say(self, sentence: str) -> None:
+        now = time.monotonic()
+        changed = sentence != self._newest
+        if changed:
+            self._pause = 0.0 if now - self._changed_at >= HEARTBEAT else self._pause
+            self._newest, self._changed_at = sentence, now
+        if now >= self.due:
+            again = {"seconds": round(now - self._began, 1)} if sentence == self._logged else {}
+            self._hand.emit("step waiting", waiting_for=sentence, **again)
+            self._pause = max(_GLIMPSE, min(HEARTBEAT, 2 * self._pause))
+            self._logged, self._logged_at = sentence, now
+        elif changed:
+            self._hand.emit("step waiting", level="debug", waiting_for=sentence)
+
+
 class _Wait:
     """The state of one wait."""
 
@@ -114,8 +150,8 @@ class _Wait:
         self._tolerance = _Tolerance(goal.tolerate)
         self._known: dict[tuple[Selection, str], Object] = {}
         self._indexed: dict[Hashable, tuple[Sequence[Object], Mapping[Any, Sequence[Object]]]] = {}
-        self._said = ""
-        self._began = self._said_at = time.monotonic()
+        self._teller = _Teller(hand)
+        self._began = time.monotonic()
 
     def run(self) -> list[Object]:
         for selection in self._selections:
@@ -128,7 +164,7 @@ class _Wait:
                     return [item.object for item in items if item.object]
                 self._check_hope(items)
                 if all(item.verdict.known for item in items) or time.monotonic() > self._began + _FIRST_ANSWERS:
-                    self._say(self._summary(items))
+                    self._teller.say(self._summary(items))
                 self._vigil.pause(self._until_next_look(items))
         except TimedOut:
             raise self._timed_out(items) from None
@@ -136,8 +172,8 @@ class _Wait:
     def _until_next_look(self, items: Sequence[_Item]) -> float:
         """Seconds until something changes although nothing happens."""
         again = min((item.verdict.again for item in items if item.verdict.again), default=HEARTBEAT)
-        alive = self._said_at + (HEARTBEAT if self._said else _FIRST_ANSWERS) - time.monotonic()
-        return max(0.01, min(self._tolerance.next, again, alive))
+        line = max(self._teller.due, self._began + _FIRST_ANSWERS) - time.monotonic()
+        return max(0.01, min(self._tolerance.next, again, line))
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -288,16 +324,6 @@ class _Wait:
         return error
 
     # -- telling ------------------------------------------------------------------------------------------------
-
-    def _say(self, sentence: str) -> None:
-        now = time.monotonic()
-        if sentence != self._said:
-            self._hand.waiting(sentence)
-        elif now >= self._said_at + HEARTBEAT:
-            self._hand.emit("step waiting", waiting_for=sentence, seconds=round(now - self._began, 1))
-        else:
-            return
-        self._said, self._said_at = sentence, now
 
     def _summary(self, items: Sequence[_Item]) -> str:
         """On what it waits, and why, in one line."""

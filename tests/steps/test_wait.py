@@ -201,7 +201,7 @@ class Stage:
     seen_selections: list[Selection] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
-    repeated: list[dict[str, Any]] = field(default_factory=list)
+    logged: list[tuple[int, str]] = field(default_factory=list)
     blamed: tuple[str, str] = ("", "")
     events_: list[Object] = field(default_factory=list)
     silent: StepFailed | None = None
@@ -245,8 +245,12 @@ class Stage:
     def waiting(self, what: str) -> None:
         self.waits.append(what)
 
-    def emit(self, event: str, /, **fields: Any) -> None:
-        self.repeated.append(fields)
+    def emit(self, event: str, /, level: str = "info", **fields: Any) -> None:
+        sentence = fields["waiting_for"]
+        if "seconds" not in fields and sentence not in self.waits[-1:]:
+            self.waits.append(sentence)
+        if level == "info":
+            self.logged.append((round(self.now), sentence))
 
     def evaluate(self, key: str, **variables: Any) -> Any:
         """`that` and `fail_if` are keys of the object here."""
@@ -553,10 +557,22 @@ def test_object_that_went_away(play: Play) -> None:
 
 
 def test_it_says_that_it_is_alive(play: Play) -> None:
-    """The same line again every 10 s, with how long it has been."""
+    """The same line again every 10 s."""
     error = failed(play, {"target": "pod/a"}, [pod("a", ready=False)], timeout=35)
 
     assert error.stage.waits == ["pod/a: is Running"]
-    assert [(said["waiting_for"], round(said["seconds"])) for said in error.stage.repeated] == [
-        ("pod/a: is Running", seconds) for seconds in (10, 20, 30)
-    ]
+    assert error.stage.logged == [(seconds, "pod/a: is Running") for seconds in (0, 10, 20, 30)]
+
+
+def test_the_log_is_not_flooded(play: Play) -> None:
+    """Of changes that chase each other it has the newest, less and less often; what comes after a silence, at once."""
+
+    def probe(number: int) -> list[Object]:
+        return [pod("a", ready=False, status={"phase": f"number {number}"})]
+
+    hectic = failed(play, {"target": "pod/a"}, *map(probe, range(6000)), timeout=60).stage
+    quiet = failed(play, {"target": "pod/a"}, probe(0), probe(1), timeout=25).stage
+
+    assert [moment for moment, _ in hectic.logged] == [0, 1, 3, 7, 15, 25, 35, 45, 55]
+    assert len(hectic.waits) == len(set(hectic.waits)) > 5000  # the live view has all of them
+    assert quiet.logged == [(0, "pod/a: is number 0"), *((moment, "pod/a: is number 1") for moment in (1, 11, 21))]
