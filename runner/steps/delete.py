@@ -162,8 +162,8 @@ def _named(item: Manifest, namespace: str) -> Ref:
     ref = item.ref
     if not ref.name:
         raise StepFailed(
-            f"{item.file}:{item.line}: the name of this {ref.kind} is generated, so it cannot be deleted by file",
-            hint="delete it by label: `delete: {target: {kind: …, selector: …}}`",
+            f"{item.file}:{item.line}: {manifests.nameless(ref.kind)}",
+            hint=manifests.NAMELESS_HINT,
             reason="manifest",
         )
     return Ref(ref.kind, ref.name, ref.namespace or namespace, ref.api_version)

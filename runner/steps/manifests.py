@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".yaml", ".yml", ".json")
 INLINE = "inline manifest"
 """What stands for the file of an object that is written in the workflow itself."""
+NAMELESS_HINT = "delete it by label, `delete: {target: {kind: …, selector: …}}`, or leave it to the cleanup"
 _ADVICE = "a manifest has apiVersion, kind and metadata.name"
 
 
@@ -115,7 +116,7 @@ def _file_faults(name: str, files: Files, place: tuple[str | int, ...], *, delet
             yield Fault(place, f"{name} has a kustomization", f"say so: `apply: {{kustomize: {folder}}}`")
         else:
             yield from _content_faults(path, name, place)
-            yield from _not_allowed(path, name, place, files, deleting=deleting)
+            yield from _object_faults(path, name, place, files, deleting=deleting)
 
 
 def _similar(path: Path, name: str) -> str:
@@ -140,19 +141,24 @@ def _content_faults(path: Path, name: str, place: tuple[str | int, ...]) -> Iter
             yield Fault(place, f"{name}:{line}: {sentence}", _ADVICE)
 
 
-def _not_allowed(
+def _object_faults(
     path: Path, name: str, place: tuple[str | int, ...], files: Files, *, deleting: bool
 ) -> Iterator[Fault]:
+    """What must not, or cannot, be done with the objects of a file."""
     try:
         manifests = read([path])
     except StepFailed:
         return  # told already
     for item in manifests:
         ref = item.ref
-        yield from (
-            structs.replace(fault, message=f"{name}:{item.line}: {fault.message}")
-            for fault in not_allowed(ref.kind, ref.name, ref.namespace, files, place, deleting=deleting)
-        )
+        found = list(not_allowed(ref.kind, ref.name, ref.namespace, files, place, deleting=deleting))
+        if deleting and not ref.name:
+            found.append(Fault(place, nameless(ref.kind), NAMELESS_HINT))
+        yield from (structs.replace(fault, message=f"{name}:{item.line}: {fault.message}") for fault in found)
+
+
+def nameless(what: str) -> str:
+    return f"the name of this {what} is generated, so it cannot be deleted by file"
 
 
 def _flaws(document: Document) -> Iterator[tuple[str, int]]:

@@ -25,6 +25,7 @@ NEEDED = {
     "buildah": "buildah",
     "mmdebstrap": "mmdebstrap",
     "nsenter": "util-linux",
+    "faketime": "faketime",
     "mount": "mount",
 }
 CATATONIT = (Path("/usr/bin/catatonit"), Path("/usr/libexec/podman/catatonit"))

@@ -49,11 +49,8 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: m-TAG}
 data: {a: b}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {generateName: g-TAG-}
 """,
+    "generated.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: g-TAG-}\n",
     "before.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: before-TAG, namespace: PLACE}\ndata: {a: b}\n",
     "role.yaml": """\
 apiVersion: rbac.authorization.k8s.io/v1
@@ -76,7 +73,7 @@ spec:
     "flow.yaml": """\
 namespace: {generate: crash-TAG-}
 steps:
-  - apply: map.yaml
+  - apply: [map.yaml, generated.yaml]
   - apply: role.yaml
   - apply: before.yaml
   - apply: web.yaml
