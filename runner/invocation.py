@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # From the first signal to the end of the process. CI systems kill 10 s after their first signal.
 SIGNAL_BUDGET: Final = 7.0
-SIGNAL_FINALLY: Final = 1.4
+SIGNAL_FINALLY: Final = 1.2
 """From the first signal to the end of `finally`, so that the first deletion is asked for within 2 s: some CI systems
 kill soon after that. What collects logs of objects comes before their deletion, so it has to be quick.
 """

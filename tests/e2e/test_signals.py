@@ -146,7 +146,7 @@ def test_deletions_begin_soon_after_the_signal(
         process.communicate()
 
     # 2 s, and the slack of a busy machine: each step had taken that long before it was cut off.
-    assert (times["cleanup started"] - times["interrupted"]).total_seconds() < 3, times
+    assert (times["cleanup started"] - times["interrupted"]).total_seconds() < 2.5, times
     assert kubectl("get", "deployments,jobs,pods", "-n", namespace, "-o", "name") == ""
 
 
