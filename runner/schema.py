@@ -67,6 +67,18 @@ HABITS: Final[Mapping[str, str]] = {
     "sleep": "sleep is not in this version; use `wait` for what you wait for",
     "foreach": "foreach is not in this version",
     "matrix": "matrix is not in this version",
+    "exec": "exec is not in this version; write `run: kubectl exec pod/name -- …`",
+    "logs": "logs is not in this version; write `run: kubectl logs pod/name` with `show: true`",
+    "job": "job is not in this version; `apply` it, then `wait: {target: job/name, until: complete}`",
+    "patch": "patch is not in this version; write `run: kubectl patch …`",
+    "scale": "scale is not in this version; write `run: kubectl scale …`, then `wait`",
+    "restart": "restart is not in this version; write `run: kubectl rollout restart …`, then `wait`",
+    "helm": "helm is not in this version; write `run: helm …`",
+    "group": "group is not in this version",
+    "use": "use is not in this version: `runner a.yaml b.yaml` runs several workflows",
+    "say": "say is not in this version; write `run: echo …` with `show: true`",
+    "pause": "pause is not in this version",
+    "cacert": "write `ca`: the file of the certificate authority",
     "kubectl": "write the kind (`apply`, `wait`, `delete`, …), or `run: kubectl …`",
     "create": "write `apply`",
     "get": "write `run: kubectl get …` with `show: true`",
@@ -365,13 +377,17 @@ class _Reporter:
         return f"`{last}`"
 
 
+_SHORT: Final = 3
+
+
 def _did_you_mean(word: str, allowed: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = list(allowed)
     lowered = {name.lower(): name for name in names}
     snake = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", word).replace("-", "_").lower()
-    close = [snake] if snake in names else get_close_matches(word.lower(), lowered, n=1, cutoff=0.7)
+    cutoff = 0.7 if len(word) > _SHORT else 0.65  # `rum` has two of the three letters of `run`
+    close = [snake] if snake in names else get_close_matches(word.lower(), lowered, n=1, cutoff=cutoff)
     return f"did you mean `{lowered.get(close[0], close[0])}`?" if close else ""
 
 

@@ -95,7 +95,7 @@ class ClusterSpec(Args, frozen=True):
         Meta(
             description="What is refused otherwise: writes to `kube-system`, `kube-public` and `kube-node-lease` "
             "(`system_namespaces`); deleting objects without a namespace that the run did not make, such as "
-            "Namespaces and ClusterRoles (`cluster_scoped_delete`).",
+            "Namespaces and ClusterRoles (`cluster_scoped_delete`). Commands of `run` steps are not held to it.",
             extra_json_schema=_STATIC,
         ),
     ] = ()
