@@ -10,6 +10,7 @@ custom resource must have a status when its definition promises one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -68,6 +69,11 @@ _BAD: Final = frozenset({"failed", "failuretarget", "stalled", "replicafailure",
 _COUNTED_BY_JOBS: Final = frozenset(
     {"CrashLoopBackOff", "OOMKilled", "ContainerFailed", "PodFailed", "RunContainerError"}
 )
+# What an autoscaler says, in this order, and what is no trouble: who scales to zero does not want it to act.
+_SCALING: Final = ("AbleToScale", "ScalingActive")
+_SCALED_TO_ZERO: Final = "ScalingDisabled"
+_UNABLE: Final = re.compile(r"^the HPA (controller )?was unable to [^:]+: ")
+_NO_METRICS_API: Final = re.compile(r"the server could not find the requested resource \(get (\S+)\)")
 
 Rule = Callable[["Object", Around], Verdict]
 
@@ -98,29 +104,51 @@ def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
 
 def obstacles(item: Object, around: Around = _NOTHING) -> Iterator[Trouble]:
     """What stands in the way of an object, whatever is waited for."""
-    if item["metadata"].get("deletionTimestamp"):
-        return
-    kind = item.get("kind")
-    status = item.get("status") or {}
-    if kind == "Pod":
-        phase = status.get("phase")
-        if phase in ("Succeeded", "Failed"):
-            yield _over(item, f"Pod{phase}")
-        else:
-            yield from pods.troubles(item, around.events)
-    elif kind == "Service":
-        yield from _of_service(item, around)
-    elif kind == "PersistentVolumeClaim":
-        yield from _of_claim(item, around)
-    elif kind == "CustomResourceDefinition":
-        refused = condition(item, "NamesAccepted")
-        if refused.get("status") == "False":
-            yield Trouble("NamesNotAccepted", item, words=refused.get("message") or "")
+    if not item["metadata"].get("deletionTimestamp"):
+        yield from _OBSTACLES.get(item.get("kind", ""), _of_any_other)(item, around)
+
+
+def _of_pod(item: Object, around: Around) -> Iterator[Trouble]:
+    phase = (item.get("status") or {}).get("phase")
+    if phase in ("Succeeded", "Failed"):
+        yield _over(item, f"Pod{phase}")
     else:
-        yield from _of_workload(item, around)
-        stalled = condition(item, "Stalled")
-        if stalled.get("status") == "True":
-            yield Trouble("Stalled", item, words=stalled.get("message") or stalled.get("reason") or "")
+        yield from pods.troubles(item, around.events)
+
+
+def _of_definition(item: Object, _: Around) -> Iterator[Trouble]:
+    refused = condition(item, "NamesAccepted")
+    if refused.get("status") == "False":
+        yield Trouble("NamesNotAccepted", item, words=refused.get("message") or "")
+
+
+def _of_api_service(item: Object, _: Around) -> Iterator[Trouble]:
+    available = condition(item, "Available")
+    if available.get("reason") == "ServiceNotFound":
+        yield Trouble("ServiceNotFound", item, words=available.get("message") or "")
+
+
+def _of_autoscaler(item: Object, _: Around) -> Iterator[Trouble]:
+    """Its controller looks again every 15 s, and writes down what it met."""
+    said = (condition(item, name) for name in _SCALING)
+    found = next((each for each in said if each.get("status") == "False"), {})
+    reason, message = found.get("reason") or "", " ".join((found.get("message") or "").split())
+    if not found or reason == _SCALED_TO_ZERO:
+        return
+    cause = _UNABLE.sub("", message)
+    if missing := _NO_METRICS_API.search(message):
+        yield Trouble("NoMetricsApi", item, words=missing[1])
+    elif reason in REASONS:
+        yield Trouble(reason, item, words=cause)
+    else:
+        yield Trouble("ScalingInactive", item, words=f"{reason}: {cause}")
+
+
+def _of_any_other(item: Object, around: Around) -> Iterator[Trouble]:
+    yield from _of_workload(item, around)
+    stalled = condition(item, "Stalled")
+    if stalled.get("status") == "True":
+        yield Trouble("Stalled", item, words=stalled.get("message") or stalled.get("reason") or "")
 
 
 def _of_workload(item: Object, around: Around) -> Iterator[Trouble]:
@@ -129,11 +157,10 @@ def _of_workload(item: Object, around: Around) -> Iterator[Trouble]:
         for trouble in pods.troubles(pod, around.events):
             if item["kind"] != "Job" or trouble.reason not in _COUNTED_BY_JOBS:
                 yield trouble
-    failed = condition(item, "Failed")
-    if failed.get("status") == "True":
+    if failed := _failure(item):
         reason = failed.get("reason") or ""
         fallback = "JobFailed" if item.get("kind") == "Job" else "Stalled"
-        words = " ".join(filter(None, ("" if reason in REASONS else reason, failed.get("message"))))
+        words = ": ".join(filter(None, ("" if reason in REASONS else reason, failed.get("message"))))
         yield Trouble(reason if reason in REASONS else fallback, item, words=words)
     progress = condition(item, "Progressing")
     if progress.get("reason") == "ProgressDeadlineExceeded":
@@ -143,6 +170,12 @@ def _of_workload(item: Object, around: Around) -> Iterator[Trouble]:
         yield Trouble("FailedCreate", item, words=_refusal(creation.get("message") or ""))
     elif event := _failed_create(item, around.events):
         yield Trouble("FailedCreate", item, words=_refusal(event.get("message") or ""))
+
+
+def _failure(item: Object) -> Mapping[str, Any]:
+    """The condition that says that all is lost. A Job says `FailureTarget` as soon as it ends its last Pods."""
+    found = (condition(item, name) for name in ("Failed", "FailureTarget"))
+    return next((each for each in found if each.get("status") == "True"), {})
 
 
 def _failed_create(item: Object, events: Sequence[Object]) -> Object | None:
@@ -191,11 +224,20 @@ def _of_claim(item: Object, around: Around) -> Iterator[Trouble]:
     phase = (item.get("status") or {}).get("phase")
     if phase == "Lost":
         yield Trouble("Lost", item)
+    if phase in ("Lost", "Bound"):
+        return
     uid = item["metadata"].get("uid")
-    mine = [event for event in around.events if event["involvedObject"].get("uid") == uid]
-    last = max(mine, key=pods.event_order, default=None)
-    if phase != "Bound" and last and last.get("reason") in REASONS:
-        yield Trouble(last["reason"], item, words=last.get("message") or "")
+    mine = sorted((each for each in around.events if each["involvedObject"].get("uid") == uid), key=pods.event_order)
+    by_reason = {event.get("reason"): event for event in mine}
+    if (
+        "Provisioning" in by_reason
+    ):  # its provisioner is there; the controller says again and again that it waits for it
+        by_reason.pop("ExternalProvisioning", None)
+    last = str(max(by_reason.values(), key=pods.event_order, default={}).get("reason"))
+    again = last == "Provisioning" and "ProvisioningFailed" in by_reason
+    reason = "ProvisioningFailed" if again else last
+    if reason in REASONS:
+        yield Trouble(reason, item, words=by_reason[reason].get("message") or "", resting=again)
 
 
 # --- rules, kind by kind
@@ -320,7 +362,7 @@ def _daemon_set(item: Object) -> tuple[str, bool]:
 def _job(item: Object, around: Around) -> Verdict:
     if condition(item, "Complete").get("status") == "True":
         return DONE
-    if condition(item, "Failed").get("status") == "True":
+    if _failure(item):
         trouble = next(trouble for trouble in _of_workload(item, Around()) if trouble.object is item)
         return Verdict("pending", trouble.sentence, (trouble,))
     if condition(item, "Suspended").get("status") == "True":
@@ -386,10 +428,12 @@ def _definition(item: Object, _: Around) -> Verdict:
     return verdict if condition(item, "Established") else _pending(item, "is not established yet")
 
 
-def _autoscaler(item: Object, _: Around) -> Verdict:
-    for name in ("AbleToScale", "ScalingActive"):
+def _autoscaler(item: Object, around: Around) -> Verdict:
+    if trouble := next(_of_autoscaler(item, around), None):
+        return Verdict("pending", trouble.sentence, (trouble,))
+    for name in _SCALING:
         verdict = _by_condition(item, name, "True")
-        if verdict.state != "done" and condition(item, name).get("reason") != "ScalingDisabled":
+        if verdict.state != "done" and condition(item, name).get("reason") != _SCALED_TO_ZERO:
             return verdict
     return DONE
 
@@ -443,6 +487,14 @@ _READY: Final[Mapping[str, Rule]] = {
     "": _by_usual_conditions("Ready", "Available", "Established", "Programmed", "Complete", "Succeeded"),
 }
 _COMPLETE: Final[Mapping[str, Rule]] = {"Pod": _complete_pod, "Job": _job, "": _complete_of_others}
+_OBSTACLES: Final[Mapping[str, Callable[[Object, Around], Iterator[Trouble]]]] = {
+    "Pod": _of_pod,
+    "Service": _of_service,
+    "PersistentVolumeClaim": _of_claim,
+    "CustomResourceDefinition": _of_definition,
+    "APIService": _of_api_service,
+    "HorizontalPodAutoscaler": _of_autoscaler,
+}
 
 
 def _by_condition(item: Object, name: str, value: str) -> Verdict:

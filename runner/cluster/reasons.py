@@ -35,6 +35,7 @@ _CONTAINER: Final = "a container waits"
 _ENDED: Final = "a container ended"
 _EVENT: Final = "an event of the Pod"
 _LOGS: Final = "kubectl logs {object} --container={container}{place}"
+_OF_A_JOB: Final = "the Job's condition Failed or FailureTarget"
 _JOB_LOGS: Final = "kubectl logs {object}{place}"
 _PREVIOUS: Final = f"{_LOGS} --previous"
 _EVENTS: Final = "kubectl events --for={object}{place}"
@@ -44,6 +45,8 @@ _SECOND_CREATE: Final = 20.0
 _SECOND_PULL: Final = 40.0
 # Room comes when Pods of before are gone, which may take their usual grace period.
 _ROOM: Final = 30.0
+# The controller of autoscalers looks every 15 s.
+_SECOND_LOOK: Final = 30.0
 
 REASONS: Final[Mapping[str, Reason]] = {
     "ErrImageNeverPull": Reason(
@@ -63,15 +66,16 @@ REASONS: Final[Mapping[str, Reason]] = {
     "ImagePullBackOff": Reason(
         _CONTAINER,
         _SECOND_PULL,
-        "the image cannot be pulled",
+        "the image cannot be pulled, and kubelet pauses before it tries again: ErrImagePull in turns with this",
         "check the image's name, the registry and its credentials",
         permanent=_REGISTRY,
     ),
     "CreateContainerConfigError": Reason(
         _CONTAINER,
         _SECOND_CREATE,
-        "something that the container refers to is missing",
+        "something that the container refers to is missing, or may not be so",
         "apply the ConfigMaps and Secrets that it refers to before it, and check their names and keys",
+        permanent=("runAsNonRoot",),
     ),
     "CreateContainerError": Reason(
         _CONTAINER, _SECOND_CREATE, "the container cannot be created", "see the events below"
@@ -118,7 +122,11 @@ REASONS: Final[Mapping[str, Reason]] = {
         _EVENT, 60, "a volume cannot be attached to the node", "see which other Pod uses the volume", _EVENTS
     ),
     "FailedCreatePodSandBox": Reason(
-        _EVENT, 30, "the Pod's network or sandbox cannot be made", "look at the network plugin of the node", _EVENTS
+        _EVENT,
+        30,
+        "the Pod's network or sandbox cannot be made",
+        "look at the network plugin of the node, and whether it has the runtime of `runtimeClassName`",
+        _EVENTS,
     ),
     "FailedCreate": Reason(
         "an event or the condition ReplicaFailure of the workload",
@@ -134,12 +142,27 @@ REASONS: Final[Mapping[str, Reason]] = {
         "kubectl rollout status {object}{place}",
     ),
     "BackoffLimitExceeded": Reason(
-        "the Job's condition Failed", 0, "the Job failed as often as its backoffLimit allows", "", _JOB_LOGS
+        _OF_A_JOB, 0, "the Job failed as often as its backoffLimit allows", "", _JOB_LOGS
     ),
     "DeadlineExceeded": Reason(
-        "the Job's condition Failed", 0, "the Job took longer than its activeDeadlineSeconds", "", _JOB_LOGS
+        _OF_A_JOB, 0, "the Job took longer than its activeDeadlineSeconds", "", _JOB_LOGS
     ),
-    "JobFailed": Reason("the Job's condition Failed", 0, "the Job failed", "", _JOB_LOGS),
+    "PodFailurePolicy": Reason(
+        _OF_A_JOB,
+        0,
+        "a Pod of the Job ended in a way with which its podFailurePolicy fails the Job",
+        "",
+        _JOB_LOGS,
+    ),
+    "FailedIndexes": Reason(
+        _OF_A_JOB, 0, "indexes of the Job failed as often as backoffLimitPerIndex allows", "", _JOB_LOGS
+    ),
+    "MaxFailedIndexesExceeded": Reason(
+        _OF_A_JOB, 0, "more indexes of the Job failed than its maxFailedIndexes allows", "", _JOB_LOGS
+    ),
+    "JobFailed": Reason(
+        _OF_A_JOB, 0, "the Job failed for a reason of its own controller (`managedBy`)", "", _JOB_LOGS
+    ),
     "FailedBinding": Reason(
         "an event of the claim",
         15,
@@ -149,6 +172,13 @@ REASONS: Final[Mapping[str, Reason]] = {
     ),
     "ProvisioningFailed": Reason(
         "an event of the claim", 30, "the storage class cannot make the volume", "look at its provisioner", _EVENTS
+    ),
+    "ExternalProvisioning": Reason(
+        "an event of the claim, and none of a provisioner",
+        60,
+        "no provisioner has taken the claim",
+        "install the CSI driver of the storage class, or name another `storageClassName`",
+        "kubectl get storageclass",
     ),
     "WaitForFirstConsumer": Reason(
         "an event of the claim",
@@ -166,6 +196,31 @@ REASONS: Final[Mapping[str, Reason]] = {
     ),
     "NamesNotAccepted": Reason(
         "the definition's conditions", 0, "another definition has these names", "choose other `spec.names`"
+    ),
+    "ServiceNotFound": Reason(
+        "the APIService's condition Available",
+        30,
+        "the Service behind it does not exist",
+        "apply that Service, and check its name and namespace in `spec.service`",
+    ),
+    "FailedGetScale": Reason(
+        "the autoscaler's condition AbleToScale",
+        _SECOND_LOOK,
+        "what it scales does not exist, or cannot be scaled",
+        "check `spec.scaleTargetRef`, and apply what it names",
+    ),
+    "NoMetricsApi": Reason(
+        "the autoscaler's condition ScalingActive",
+        _SECOND_LOOK,
+        "the cluster does not serve the metrics that it scales by",
+        "install metrics-server, or the adapter of these metrics",
+        "kubectl get apiservices",
+    ),
+    "ScalingInactive": Reason(
+        "the autoscaler's conditions AbleToScale and ScalingActive",
+        60,
+        "it cannot tell how many replicas there must be",
+        "see its conditions below; by CPU and memory it scales only Pods that have `resources.requests`",
     ),
     "Stalled": Reason("the object's conditions Stalled or Failed", 0, "its controller has given up", ""),
     "Deleted": Reason(

@@ -21,7 +21,7 @@ _MEASURED = Path(__file__).parents[1] / "measured.json"
 _MEASURING = """\
 Measured on a real Kubernetes 1.34 by `python -m tests.bench --only reasons`: the median time from the moment at which
 the API server first shows the cause (of a crash loop, the first crash) to the report, the time that is tolerated
-included; and what `kubectl wait --timeout=60s` takes on the same object.
+included; and what `kubectl wait --timeout=120s` (the default timeout of this step) takes on the same object.
 """
 _HEAD = """\
 # Reference
@@ -109,7 +109,7 @@ def _reasons() -> Iterator[str]:
     for name, row in REASONS.items():
         time = f"{row.tolerated:g} s" if row.tolerated else "not at all"
         if row.permanent:
-            time += "; not at all when the registry says that it has no such image"
+            time += f"; not at all with the words {', '.join(f'`{words}`' for words in row.permanent)}"
         found = measured.get(name)
         figures = f"{found['report']:.2f} s | {found['kubectl_wait']:.0f} s" if found else " | "
         yield f"| `{name}` | {_cell(row.seen)} | {time} | {figures} | {_cell(row.meaning)} | {_cell(row.hint)} |"

@@ -17,9 +17,11 @@ import time
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
 
+from runner.cluster.reasons import REASONS
 from runner.masking import Mask
 from tests.bench import forwarding, reasons, waiting
 
@@ -178,7 +180,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-PARTS: dict[str, Callable[[int, Path], list[str]]] = {
+Part = Callable[[int, Path], list[str]]
+PARTS: dict[str, Part] = {
     "start": starting,
     "pod": pod_flow,
     "safety": safety,
@@ -196,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=USUAL, help="these parts (all but reasons)")
+    parser.add_argument("--reasons", choices=REASONS, nargs="+", default=(), metavar="REASON", help="of reasons, these")
     options = parser.parse_args()
     if not os.environ.get("KUBECONFIG"):
         sys.exit("no cluster: `make bench` starts one, KUBECONFIG=... make bench takes yours")
@@ -204,7 +208,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
-        rows = [row for part in options.only for row in PARTS[part](options.rounds, folder)]
+        parts: dict[str, Part] = {**PARTS, "reasons": partial(reasons.reasons, chosen=options.reasons)}
+        rows = [row for part in options.only for row in parts[part](options.rounds, folder)]
     print(f"medians of {options.rounds} runs, alternating; {os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
     print("| | runner | beside | ratio | limit |\n|---|---|---|---|---|")
     print("\n".join(rows))

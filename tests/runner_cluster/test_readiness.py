@@ -132,9 +132,20 @@ def test_not_ready_yet(pending: dict[str, Any], sentence: str) -> None:
             "job/x: BackoffLimitExceeded: the Job failed as often as its backoffLimit allows: too many",
         ),
         (
-            item("Job", condition("Failed", reason="PodFailurePolicy", message="exit code 42")),
+            item("Job", condition("FailureTarget", reason="FailedIndexes", message="Job has failed indexes")),
+            "FailedIndexes",
+            (
+                "job/x: FailedIndexes: indexes of the Job failed as often as backoffLimitPerIndex allows: "
+                "Job has failed indexes"
+            ),
+        ),
+        (
+            item("Job", condition("Failed", reason="Evicted", message="the queue is full")),
             "JobFailed",
-            "job/x: JobFailed: the Job failed: PodFailurePolicy exit code 42",
+            (
+                "job/x: JobFailed: the Job failed for a reason of its own controller (`managedBy`): "
+                "Evicted: the queue is full"
+            ),
         ),
         (
             item(
@@ -296,7 +307,18 @@ def test_service(spec: dict[str, Any], around: Around, state: str, sentence: str
             ),
             "done",
         ),
-        (item("HorizontalPodAutoscaler", condition("AbleToScale", "False", reason="FailedGetScale")), "pending"),
+        (
+            item(
+                "HorizontalPodAutoscaler",
+                {
+                    "conditions": [
+                        {"type": "AbleToScale", "status": "True"},
+                        {"type": "ScalingActive", "status": "False", "reason": "ScalingDisabled"},
+                    ]
+                },
+            ),
+            "done",
+        ),
         (item("PodDisruptionBudget"), "pending"),
         (item("PodDisruptionBudget", {"observedGeneration": 1}), "done"),
         (
@@ -379,3 +401,79 @@ def test_claim_explains_itself_by_events() -> None:
 
     assert [trouble.reason for trouble in verdict.troubles] == ["FailedBinding"]
     assert verdict.sentence.endswith("no storage class makes one: no volumes available")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        (["ExternalProvisioning"], [("ExternalProvisioning", False)]),
+        (["Provisioning", "ExternalProvisioning"], []),
+        (["Provisioning", "ProvisioningFailed", "ExternalProvisioning"], [("ProvisioningFailed", False)]),
+        # The next attempt is on its way: nothing ends now, but the time runs on.
+        (["ProvisioningFailed", "Provisioning", "ExternalProvisioning"], [("ProvisioningFailed", True)]),
+        (["ProvisioningFailed", "ProvisioningSucceeded"], []),
+        (["WaitForFirstConsumer", "ExternalProvisioning", "Provisioning"], []),
+    ],
+)
+def test_claim_and_its_provisioner(reasons: list[str], expected: list[tuple[str, bool]]) -> None:
+    """The controller says every 15 s that it waits; whether a provisioner is there, its own events tell."""
+    claim = item("PersistentVolumeClaim", {"phase": "Pending"})
+    claim["metadata"]["uid"] = "c"
+    events = [event("c", reason, second=second) for second, reason in enumerate(reasons)]
+
+    troubles = judge(claim, "ready", Around(events=events)).troubles
+
+    assert [(trouble.reason, trouble.resting) for trouble in troubles] == expected
+
+
+NO_METRICS = (
+    "the HPA was unable to compute the replica count: failed to get cpu utilization: unable to get metrics for "
+    "resource cpu: unable to fetch metrics from resource metrics API: the server could not find the requested resource "
+    "(get pods.metrics.k8s.io)"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "message", "sentence"),
+    [
+        (
+            "AbleToScale",
+            "FailedGetScale",
+            'the HPA controller was unable to get the target\'s current scale: deployments.apps "web" not found',
+            'FailedGetScale: what it scales does not exist, or cannot be scaled: deployments.apps "web" not found',
+        ),
+        (
+            "ScalingActive",
+            "FailedGetResourceMetric",
+            NO_METRICS,
+            "NoMetricsApi: the cluster does not serve the metrics that it scales by: pods.metrics.k8s.io",
+        ),
+        (
+            "ScalingActive",
+            "FailedGetResourceMetric",
+            "the HPA was unable to compute the replica count: missing request for cpu in container app of Pod web-1",
+            (
+                "ScalingInactive: it cannot tell how many replicas there must be: "
+                "FailedGetResourceMetric: missing request for cpu in container app of Pod web-1"
+            ),
+        ),
+    ],
+)
+def test_autoscaler_that_cannot_scale(name: str, reason: str, message: str, sentence: str) -> None:
+    """Its conditions tell; without a condition yet, it is looked at first."""
+    found = item("HorizontalPodAutoscaler", condition(name, "False", reason=reason, message=message))
+    verdict = judge(found, "ready")
+
+    assert verdict.sentence == f"horizontalpodautoscaler/x: {sentence}"
+    assert [trouble.sentence for trouble in verdict.troubles] == [verdict.sentence]
+    assert judge(item("HorizontalPodAutoscaler"), "ready").troubles == ()
+
+
+def test_api_service_says_what_is_missing() -> None:
+    """A Service that does not exist is trouble; one that has no endpoints may be on its way."""
+    gone = item("APIService", condition("Available", "False", reason="ServiceNotFound", message="no service/x"))
+    late = item("APIService", condition("Available", "False", reason="MissingEndpoints", message="no addresses"))
+
+    assert [trouble.reason for trouble in judge(gone, "ready").troubles] == ["ServiceNotFound"]
+    assert judge(late, "ready").sentence == "apiservice/x: Available is False: no addresses"
+    assert judge(late, "ready").troubles == ()
