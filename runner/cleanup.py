@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from runner import shell
 from runner.cluster.protocol import Ref
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
     from runner.deadline import Deadline
     from runner.invocation import Run
-    from runner.journal import Journal, Undo
+    from runner.journal import Dependent, Journal, Undo
 
 VERIFY_TIMEOUT: Final = 20.0
 
@@ -126,20 +128,54 @@ class Pending:
 
 
 def verify(run: Run) -> tuple[Leftover, ...]:
-    """Ask the cluster once more whether all that was undone is gone indeed; answers what is not. Each was seen to go
-    before, so an API server that does not answer now is a warning.
+    """Ask the cluster once more whether all that was undone is gone indeed, with all that belonged to it; answers what
+    is not. Each was seen to go before, so one that cannot be asked about now is a warning.
     """
-    if run.cluster is None or run.signal or not run.journal.gone:
+    cluster, gone = run.cluster, run.journal.gone
+    if cluster is None or run.signal or not gone:
         return ()
-    gone = run.journal.gone
+    left: list[Leftover] = []
+    asked: list[Undo] = []
+    unasked: list[Undo] = []
+    why = ""
+    with run.cleanup.child(min(VERIFY_TIMEOUT, run.budget.for_cleanup())) as deadline:
+        for record in gone:
+            try:
+                there = _exists(cluster, record, deadline)
+            except RunnerError as error:
+                unasked.append(record)
+                why = why or error.message
+                continue
+            asked.append(record)
+            if there:
+                run.journal.again(record)
+                left.append(leftover(record, "it was deleted, but is still there"))
+        left += _outlived(run, cluster, asked, deadline)
+    if unasked:
+        what = f"whether {_count(len(unasked), 'object is', 'objects are')} gone could not be verified: {why}"
+        run.events.emit("warning", message=what, hint="look for " + ", ".join(map(address, unasked)))
+    if asked:
+        run.events.emit("cleanup verified", objects=len(asked), left=len(left))
+    return tuple(left)
+
+
+def _outlived(run: Run, cluster: Cluster, gone: Sequence[Undo], deadline: Deadline) -> Iterator[Leftover]:
+    """What belonged to objects that are gone, and is still there; the journal knows it again."""
     try:
-        with run.cleanup.child(min(VERIFY_TIMEOUT, run.budget.for_cleanup())) as deadline:
-            left = [record for record in gone if _exists(run.cluster, record, deadline)]
+        found, silent = cluster.what_outlived(gone, deadline)
     except RunnerError as error:
-        run.events.emit("warning", message=f"the cleanup could not be verified: {error.message}", hint=error.hint)
-        return ()
-    run.events.emit("cleanup verified", objects=len(gone), left=len(left))
-    return tuple(leftover(record, "it was deleted, but is still there") for record in left)
+        found, silent = [], [error.message]
+    if silent:
+        what = f"what belonged to the objects that are gone could not be looked for everywhere: {', '.join(silent)}"
+        run.events.emit("warning", message=what, hint="")
+    for owner, dependent, holds in found:
+        run.journal.again(msgspec.structs.replace(owner, dependents=(*owner.dependents, dependent)))
+        why = f"it still exists{holds}; {owner}, to which it belongs, is gone"
+        yield Leftover(address(dependent), why, removal(owner, (dependent,)))
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"1 {one}" if number == 1 else f"{number} {many}"
 
 
 def _exists(cluster: Cluster, record: Undo, deadline: Deadline) -> bool:
@@ -170,6 +206,8 @@ class Remover:
     def undo(self, doomed: Sequence[Undo], deadline: Deadline, *, hurry: bool) -> tuple[int, dict[str, Leftover]]:
         """(how many were deleted, what is left by the id of its record)."""
         self.deadline = deadline
+        known = {record.id: record for record in self._journal.records} if self._journal else {}
+        doomed = [known.get(record.id, record) for record in doomed]  # with what was found to depend on them
         deleted = 0
         left = {record.id: leftover(record, "it was not reached in time") for record in doomed}
         try:
@@ -177,7 +215,7 @@ class Remover:
                 record = gone.record
                 left.pop(record.id)
                 if gone.why:
-                    left[record.id] = leftover(record, gone.why, hopeless=gone.hopeless)
+                    left[record.id] = leftover(record, gone.why, gone.rest, hopeless=gone.hopeless)
                     continue
                 if self._journal:
                     self._journal.undone(record)
@@ -187,6 +225,10 @@ class Remover:
         except RunnerError as error:
             left = {key: Leftover(item.object, error.message, item.command) for key, item in left.items()}
         return deleted, left
+
+    def depends(self, record: Undo, more: Iterable[Dependent]) -> None:
+        if self._journal:
+            self._journal.depends(record, more)
 
     def execute(self, command: Command, *, check: bool = True) -> CommandResult:
         argv = list(command.argv)
@@ -202,23 +244,26 @@ class Remover:
             self._emit("cleanup waiting", waiting_for=what)
 
 
-def address(record: Undo) -> str:
+def address(record: Undo | Dependent) -> str:
     """An object for people: `pod/a (namespace demo)`."""
     return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
 
 
-def leftover(record: Undo, why: str, *, hopeless: bool = False) -> Leftover:
-    return Leftover(address(record), why, removal(record), hopeless)
+def leftover(record: Undo, why: str, rest: Sequence[Dependent] = (), *, hopeless: bool = False) -> Leftover:
+    """What is left of a record: the object itself, or the `rest` of it."""
+    name = address(rest[0]) if rest else address(record)
+    more = f" and {len(rest) - 1} more of {record}" if len(rest) > 1 else ""
+    return Leftover(name + more, why, removal(record, rest), hopeless)
 
 
-def removal(record: Undo) -> str:
-    """What a person types to remove an object that is left."""
+def removal(record: Undo, rest: Sequence[Dependent] = ()) -> str:
+    """What a person types to remove what is left of a record."""
     if record.engine == "podman":
         from runner.cluster import podman_dialect
 
         return str(podman_dialect.removal(record.kind, record.name))
     place = f" --namespace={record.namespace}" if record.namespace else ""
-    return f"kubectl delete {record}{place}"
+    return f"kubectl delete {' '.join(map(str, rest or (record,)))}{place}"
 
 
 def tidy(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 A run folder holds `journal.jsonl`: one JSON object a line. `{"run": …}` is the first, `{"cluster": …}` says where;
 `{"undo": …}` stands before a mutation, `{"made": id, "uid": …}` after it, `{"undone": id}` when it is gone and
-`{"kept": id}` when the user wants it to stay, `{"doomed": id}` when the run has decided to remove it; `{"child": …}`,
+`{"kept": id}` when the user wants it to stay, `{"doomed": id}` when the run has decided to remove it, and
+`{"dependents": id, "are": […]}` before its deletion, for what must go with it and may outlive it; `{"child": …}`,
 `{"spawned": …}`, `{"ended": …}` and `{"temporary": …}` are what the run has on this machine; `{"end": …}` is its
 goodbye. `replay` reads it: whoever has that can undo the run, and undoing twice is harmless.
 
@@ -21,7 +22,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +48,19 @@ _LOCK_SECONDS: Final = 2.0
 _LOCK_PAUSE: Final = 0.005
 
 
+class Dependent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An object that somebody else made for one of the run's, and that goes with it."""
+
+    api_version: str
+    kind: str
+    name: str
+    namespace: str = ""
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+
 class Undo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One object of a cluster (or of podman) that the run is about to make, and how to name it when it must go.
 
@@ -64,6 +78,8 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scope: str = ""
     keep: bool = False
     spare: bool = False
+    dependents: tuple[Dependent, ...] = ()
+    """What was known to go with it when its deletion began: it may outlive its owner."""
 
     def __str__(self) -> str:
         return f"{self.kind.lower()}/{self.name}"
@@ -204,6 +220,9 @@ def _take(past: Past, line: Mapping[str, Any]) -> None:
             past.kept.add(line["kept"])
         case "doomed":
             past.condemned.add(line["doomed"])
+        case "dependents":
+            more = msgspec.convert(line["are"], tuple[Dependent, ...])
+            past.records[line["dependents"]] = _with(past.records[line["dependents"]], more)
         case "child":
             process = msgspec.convert(line["child"], Process)
             past.children[process.mark] = process
@@ -216,6 +235,10 @@ def _take(past: Past, line: Mapping[str, Any]) -> None:
             past.temporary.append(line["temporary"])
         case "end":
             past.end = msgspec.convert(line["end"], End)
+
+
+def _with(record: Undo, more: Iterable[Dependent]) -> Undo:
+    return msgspec.structs.replace(record, dependents=tuple(dict.fromkeys((*record.dependents, *more))))
 
 
 def state_folder() -> Path:
@@ -410,6 +433,21 @@ class Journal:
         with self._lock:
             self._records[record.id] = msgspec.structs.replace(record, uid=uid)
             self._note({"made": record.id, "uid": uid})
+
+    def depends(self, record: Undo, more: Iterable[Dependent]) -> None:
+        """These must go with it: its owner is deleted now, and then nobody else knows them."""
+        with self._lock:
+            known = self._records.get(record.id, record)
+            self._records[record.id] = new = _with(known, more)
+            if new != known:
+                self._note({"dependents": record.id, "are": [msgspec.to_builtins(item) for item in new.dependents]})
+
+    def again(self, record: Undo) -> None:
+        """It was undone, and something of it is still there."""
+        with self._lock:
+            self._records[record.id] = record
+            self._gone = [known for known in self._gone if known.id != record.id]
+            self._note({"undo": msgspec.to_builtins(record)})
 
     def undone(self, record: Undo) -> None:
         """It is gone, or was never made."""

@@ -15,7 +15,7 @@ from runner.cluster.protocol import Gone, Ref
 from runner.errors import StepFailed
 from runner.events import Event, Events
 from runner.invocation import Budget, Run
-from runner.journal import Journal, Undo, replay
+from runner.journal import Dependent, Journal, Undo, replay
 
 
 def record(number: int, kind: str, name: str, namespace: str = "", **fields: Any) -> Undo:
@@ -40,6 +40,8 @@ class Cluster:
         self.calls: list[tuple[list[str], bool]] = []
         self.there: dict[str, Any] = {}
         self.reason = "NoKindMatch"
+        self.outlived: list[tuple[Undo, Dependent, str]] = []
+        self.silent: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
     def undo(self, records: Sequence[Undo], hand: Any, *, hurry: bool) -> Iterator[Gone]:
@@ -52,6 +54,9 @@ class Cluster:
         if ref.name in self.there:
             return self.there[ref.name]
         raise StepFailed("the cluster knows no such kind", reason=self.reason)
+
+    def what_outlived(self, gone: Sequence[Undo], deadline: Any) -> Any:
+        return [(owner, *rest) for owner, *rest in self.outlived if owner.id in {item.id for item in gone}], self.silent
 
 
 @pytest.fixture
@@ -140,6 +145,39 @@ def test_verified_against_the_cluster(run: Run, heard: list[Event]) -> None:
     ]
     (said,) = (event.fields for event in heard if event.name == "cleanup verified")
     assert said == {"objects": 3, "left": 1}
+    assert "run/2" in replay(run.folder).records  # `runner clean` finds it again
+
+
+def test_dependents_that_outlive_their_owner_are_left(run: Run, heard: list[Event]) -> None:
+    """With the command that removes them; the journal knows them, and which kinds were silent is told."""
+    cluster = Cluster()
+    clean(run, cluster).wait()
+    below = Dependent(api_version="v1", kind="ConfigMap", name="part", namespace="other", uid="u9")
+    cluster.outlived = [(OUTSIDE, below, ", held by its finalizers: x")]
+    cluster.silent = ["widget.example.test"]
+
+    (left,) = verify(run)
+
+    assert left.object == "configmap/part (namespace other)"
+    assert left.why == "it still exists, held by its finalizers: x; pod/b, to which it belongs, is gone"
+    assert left.command == "kubectl delete configmap/part --namespace=other"
+    assert heard[-2].fields["message"].endswith("could not be looked for everywhere: widget.example.test")
+    assert heard[-1].fields == {"objects": 3, "left": 1}
+    assert replay(run.folder).records["run/3"].dependents == (below,)
+
+
+def test_each_object_has_its_own_verdict(run: Run, heard: list[Event]) -> None:
+    """One that cannot be asked about hides no other: what was found is left, the rest is counted and named."""
+    cluster = Cluster()
+    clean(run, cluster).wait()
+    cluster.reason = "Unreachable"
+    cluster.there = {"a": {"metadata": {"uid": "u1"}}}
+
+    assert [item.object for item in verify(run)] == ["pod/a (namespace made)"]
+    warning, verified = heard[-2:]
+    assert "whether 2 objects are gone could not be verified" in warning.fields["message"]
+    assert warning.fields["hint"] == "look for pod/b (namespace other), namespace/made"
+    assert verified.fields == {"objects": 1, "left": 1}
 
 
 def test_what_cannot_be_asked_is_not_verified(run: Run, heard: list[Event]) -> None:
@@ -150,7 +188,7 @@ def test_what_cannot_be_asked_is_not_verified(run: Run, heard: list[Event]) -> N
 
     assert verify(run) == ()
     assert "cleanup verified" not in [event.name for event in heard]
-    assert "could not be verified" in heard[-1].fields["message"]
+    assert "whether 3 objects are gone could not be verified" in heard[-1].fields["message"]
 
 
 def test_a_bug_in_the_background_is_not_lost(run: Run) -> None:

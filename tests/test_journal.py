@@ -20,7 +20,7 @@ import pytest
 
 from runner import journal
 from runner.errors import CannotStart, ExitCode, StepFailed
-from runner.journal import Journal, Undo, is_alive, replay, unfinished
+from runner.journal import Dependent, Journal, Undo, is_alive, replay, unfinished
 
 POD = Undo(id="1", engine="kubectl", api_version="v1", kind="Pod", name="a", namespace="demo", scope="steps[0]")
 SERVICE = Undo(id="2", engine="kubectl", api_version="v1", kind="Service", name="a", namespace="demo", keep=True)
@@ -203,6 +203,39 @@ def test_replay_tells_what_is_to_undo(tmp_path: Path) -> None:
     assert replay(tmp_path / "run").finished
     book.close()
     assert (tmp_path / "run/journal.jsonl").read_bytes().startswith(before)
+
+
+def test_dependents_are_remembered(tmp_path: Path) -> None:
+    """Each once, also for whoever goes on with the journal; a journal without such lines has none."""
+    pod, other = (Dependent(api_version="v1", kind="Pod", name=name, namespace="demo", uid=name) for name in ("a", "b"))
+    book = Journal(tmp_path / "run")
+    book.intend(POD)
+    assert replay(tmp_path / "run").records["1"].dependents == ()
+    book.depends(POD, [pod])
+    size = len(lines(tmp_path / "run"))
+    book.depends(POD, [pod])
+    assert len(lines(tmp_path / "run")) == size
+    book.depends(POD, [other])
+    book.close()
+
+    again = Journal.resume(tmp_path / "run")
+    assert again
+    assert [record.dependents for record in again.records] == [(pod, other)]
+    again.close()
+
+
+def test_what_was_undone_too_early_is_there_again(tmp_path: Path) -> None:
+    """It is no longer among what is gone, and whoever reads the journal finds it."""
+    book = Journal(tmp_path / "run")
+    book.intend(POD)
+    book.made(POD, "uid-1")
+    book.undone(POD)
+    (gone,) = book.gone
+    book.again(gone)
+    book.close()
+
+    assert (book.gone, book.records) == ((), (gone,))
+    assert replay(tmp_path / "run").records == {"1": gone}
 
 
 def test_what_is_spared_depends_on_the_end(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from runner.cluster import deletion, ownership, permission, phases, stale
+from runner.cluster.dependents import Member
 from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.insistence import Insistence
@@ -159,7 +160,7 @@ class _Work:
         live = self.cluster.find(resource, place, ref.name, self.hand.deadline)
         if live and "deletionTimestamp" in live["metadata"]:
             self.hand.waiting(f"{ref} of before to be gone")
-            member = deletion.Member(resource, place, ref.name, live["metadata"]["uid"])
+            member = Member(resource, place, ref.name, live["metadata"]["uid"])
             deletion.await_all_gone(self.cluster, [member], self.hand)
             live = None
         if live is None:

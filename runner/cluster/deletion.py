@@ -8,60 +8,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from runner.cluster import stuck
-from runner.cluster.discovery import BUILTIN, Resource
+from runner.cluster import dependents, stuck
+from runner.cluster.dependents import BY_KIND, OWNS, Member, family, native
+from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.observer import PROBE
-from runner.cluster.protocol import RUN_LABEL, Gone, Object, RemovingHand, selector_of
+from runner.cluster.protocol import RUN_LABEL, Gone, Object, RemovingHand, UndoingHand, selector_of
 from runner.deadline import Deadline
 from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
-    from runner.journal import Undo
+    from runner.journal import Dependent, Undo
 
-# Which kinds an object of a kind may own. Kinds that are not here may own anything (custom resources).
-_OWNS: Final[dict[str, tuple[str, ...]]] = {
-    "Deployment": ("ReplicaSet", "Pod"),
-    "ReplicaSet": ("Pod",),
-    "ReplicationController": ("Pod",),
-    "StatefulSet": ("Pod", "ControllerRevision"),
-    "DaemonSet": ("Pod", "ControllerRevision"),
-    "CronJob": ("Job", "Pod"),
-    "Job": ("Pod",),
-    "Service": ("EndpointSlice",),
-    "Pod": ("PersistentVolumeClaim",),
-    **dict.fromkeys(
-        [
-            "ConfigMap",
-            "Secret",
-            "ServiceAccount",
-            "PersistentVolumeClaim",
-            "Role",
-            "RoleBinding",
-            "Ingress",
-            "NetworkPolicy",
-            "LimitRange",
-            "ResourceQuota",
-            "Endpoints",
-            "EndpointSlice",
-            "Event",
-            "PodDisruptionBudget",
-            "HorizontalPodAutoscaler",
-        ],
-        (),
-    ),
-}
 FORBIDDEN: Final = 403
 _SILENCE_SECONDS: Final = 60.0
 """A cleanup waits this long for an API server that is not there, such as one that is being restarted."""
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 _AT_ONCE: Final = 8
+_LOOK_SECONDS: Final = 2.0
+"""For a last look at what is still there, at all of it together."""
 # How long a request that its sender did not survive may take to become an object.
 _SETTLING_PAUSES: Final = (0.5, 1.5)
 # Labels that only controllers write.
@@ -78,66 +50,6 @@ _CONTROLLERS: Final = (
     "ReplicaSet",
     "Job",
 )
-_BUILTIN: Final = frozenset((resource.group_version, resource.kind) for resource in BUILTIN)
-_BY_KIND: Final = {resource.kind: resource for resource in BUILTIN}
-
-
-def _native(resource: Resource) -> str:
-    """The kind, where it is one of Kubernetes itself: a Job of another API group is none of those rules know of."""
-    return resource.kind if (resource.group_version, resource.kind) in _BUILTIN else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One object that has to vanish: itself, or a dependent."""
-
-    resource: Resource
-    namespace: str
-    name: str
-    uid: str
-
-    def __str__(self) -> str:
-        return f"{self.resource.kind.lower()}/{self.name}"
-
-    @property
-    def path(self) -> str:
-        return self.resource.path(self.namespace, quote(self.name))
-
-
-def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadline) -> list[Member]:
-    """An object and every dependent that is reachable by ownerReferences."""
-    meta = live["metadata"]
-    members = [Member(resource, meta.get("namespace", ""), meta["name"], meta["uid"])]
-    if not resource.namespaced:
-        return members
-    default = tuple(kind for kind in _BY_KIND if _BY_KIND[kind].namespaced and kind not in ("Event", "Endpoints"))
-    owners = {meta["uid"]}
-    kinds = _OWNS.get(_native(resource), default)
-    things = [
-        (_BY_KIND[kind], item["metadata"])
-        for kind in kinds
-        for item in _listed(cluster, _BY_KIND[kind], meta["namespace"], deadline)
-    ]
-    while True:  # once more for each level: an owner may stand behind what it owns
-        found = [
-            (dependent, own)
-            for dependent, own in things
-            if own["uid"] not in owners and owners & {owner["uid"] for owner in own.get("ownerReferences", ())}
-        ]
-        if not found:
-            return members
-        owners |= {own["uid"] for _, own in found}
-        members += [Member(dependent, own["namespace"], own["name"], own["uid"]) for dependent, own in found]
-
-
-def _listed(cluster: Kubectl, resource: Resource, namespace: str, deadline: Deadline) -> list[Object]:
-    """The objects of a kind; none where they may not be listed: the garbage collector will find them."""
-    try:
-        return cluster.objects(resource, namespace, deadline)
-    except ApiError as error:
-        if error.status == FORBIDDEN:
-            return []
-        raise
 
 
 def await_gone(cluster: Kubectl, resource: Resource, namespace: str, name: str, uid: str, deadline: Deadline) -> None:
@@ -166,7 +78,7 @@ def what_holds(cluster: Kubectl, member: Member) -> str:
 
 def _obstacle(cluster: Kubectl, member: Member) -> tuple[str, str]:
     """(why an object is still there, as the end of a sentence; what to type)."""
-    with Deadline(2) as deadline:
+    with Deadline(_LOOK_SECONDS) as deadline:
         try:
             live = cluster.patiently("GET", member.path, deadline)
         except RunnerError:
@@ -174,13 +86,15 @@ def _obstacle(cluster: Kubectl, member: Member) -> tuple[str, str]:
     return stuck.why(member.resource.kind, live)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Fired:
-    """A deletion that was started, or could not be."""
+    """A deletion that was started, or could not be; `members` are who has to vanish."""
 
     record: Undo
-    members: Sequence[Member] = ()
+    members: list[Member] = field(default_factory=list)
     error: RunnerError | None = None
+    uid: str = ""
+    """Of the object itself, when it was there."""
 
     @property
     def unsure(self) -> bool:
@@ -188,7 +102,24 @@ class _Fired:
         return not (self.members or self.error or self.record.uid)
 
 
-def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
+def what_outlived(
+    cluster: Kubectl, gone: Sequence[Undo], deadline: Deadline
+) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
+    """Dependents of objects that are gone, and that are still there at the deadline: (whose, which, why); and the kinds
+    that could not be looked through. The garbage collector may take a moment after their owner.
+    """
+    found, silent = dependents.of_the_gone(cluster, gone, deadline)
+    left = []
+    for record in gone:
+        for member in found.get(record.id, ()):
+            try:
+                await_gone(cluster, member.resource, member.namespace, member.name, member.uid, deadline)
+            except Expired:
+                left.append((record, member.record, what_holds(cluster, member)))
+    return left, silent
+
+
+def undo(cluster: Kubectl, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
     """Fire all deletes, newest first (in a hurry several at once), then wait for each.
 
     A custom resource is waited for before anything older goes: its controller may have to take a finalizer away. What
@@ -200,15 +131,18 @@ def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry
     except ApiError:
         pass  # it is there
     except RunnerError as error:
-        yield from (Gone(record, error.message) for record in reversed(records))
+        yield from (Gone(record, _why_not_begun(error)) for record in reversed(records))
         return
     doomed = {record.name for record in records if record.kind == "Namespace"}
+    last_look = cache(lambda: Deadline(_LOOK_SECONDS))
 
     def fire(record: Undo) -> _Fired:
+        shot = _Fired(record)
         try:
-            return _Fired(record, _fire(cluster, record, hand, hurry=hurry or bool(doomed & {record.namespace})))
+            _fire(cluster, shot, hand, hurry=hurry or bool(doomed & {record.namespace}))
         except RunnerError as error:
-            return _Fired(record, error=error)
+            shot.error = error
+        return shot
 
     fired: list[_Fired] = []
     if hurry:
@@ -219,14 +153,14 @@ def undo(cluster: Kubectl, records: Sequence[Undo], hand: RemovingHand, *, hurry
     else:
         for record in reversed(records):
             shot = fire(record)
-            if shot.members and (record.api_version, record.kind) not in _BUILTIN:
-                yield _await(cluster, shot, hand)
+            if shot.members and not dependents.is_native(record.api_version, record.kind):
+                yield _await(cluster, shot, hand, last_look)
             else:
                 fired.append(shot)
             if isinstance(shot.error, Cancelled):
                 break
     for shot in _settled(fired, fire, hand):
-        yield _await(cluster, shot, hand)
+        yield _await(cluster, shot, hand, last_look)
 
 
 def _settled(fired: Sequence[_Fired], fire: Callable[[Undo], _Fired], hand: RemovingHand) -> Iterator[_Fired]:
@@ -242,22 +176,52 @@ def _settled(fired: Sequence[_Fired], fire: Callable[[Undo], _Fired], hand: Remo
     yield from unsure
 
 
-def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand) -> Gone:
-    if isinstance(shot.error, Cancelled):
-        return Gone(shot.record, f"its deletion was not reached before {shot.error.message}")
-    if shot.error:
-        return Gone(shot.record, shot.error.message, hopeless=_is_hopeless(shot.error))
-    for member in shot.members:
-        try:
+def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand, last_look: Callable[[], Deadline]) -> Gone:
+    if shot.error and not (shot.members and isinstance(shot.error, Cancelled)):
+        return Gone(shot.record, _why_not_begun(shot.error), hopeless=_is_hopeless(shot.error))
+    member = None
+    try:
+        if shot.error:
+            raise shot.error
+        for member in shot.members:
             hand.waiting(f"{member} to be gone")
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
-        except Expired:
-            return Gone(shot.record, f"{member} still exists{what_holds(cluster, member)}")
-        except Cancelled as error:
-            return Gone(shot.record, f"its deletion was started, and not waited for ({error.message})")
-        except RunnerError as error:
-            return Gone(shot.record, f"{member} may still exist: {error.message}")
+    except Expired:
+        return _still_there(cluster, shot, "", last_look())
+    except Cancelled as error:
+        return _still_there(cluster, shot, f"; not waited for ({error.message})", last_look())
+    except RunnerError as error:
+        return Gone(shot.record, f"{member} may still exist: {error.message}")
     return Gone(shot.record, found=bool(shot.members))
+
+
+def _why_not_begun(error: RunnerError) -> str:
+    return f"its deletion was not reached before {error.message}" if isinstance(error, Cancelled) else error.message
+
+
+def _still_there(cluster: Kubectl, shot: _Fired, because: str, deadline: Deadline) -> Gone:
+    """What came of a deletion whose end was not awaited: asked once more, so that what is named is there indeed."""
+    found = [(member, live) for member in shot.members if (live := _seen(cluster, member, deadline)) is not None]
+    if not found:
+        return Gone(shot.record)
+    member, live = found[0]
+    held = stuck.why(member.resource.kind, live)[0] if live else ""
+    if shot.uid in {member.uid for member, _ in found}:
+        return Gone(shot.record, f"{member} still exists{held}{because}")
+    whose = f"; {shot.record}, to which it belongs, is gone"
+    rest = tuple(item.record for item, _ in found)
+    return Gone(shot.record, f"{member} still exists{held}{whose}{because}", rest=rest)
+
+
+def _seen(cluster: Kubectl, member: Member, deadline: Deadline) -> Object | None:
+    """The object, if it is still there; empty where nobody answers."""
+    try:
+        live: Object = cluster.patiently("GET", member.path, deadline)
+    except ApiError as error:
+        return None if error.status == NOT_FOUND else {}
+    except RunnerError:
+        return {}
+    return live if live["metadata"]["uid"] == member.uid else None
 
 
 def _is_hopeless(error: RunnerError) -> bool:
@@ -265,33 +229,67 @@ def _is_hopeless(error: RunnerError) -> bool:
     return isinstance(error, ApiError) and error.status in (401, FORBIDDEN, 405, 422)
 
 
-def _fire(cluster: Kubectl, record: Undo, hand: RemovingHand, *, hurry: bool) -> list[Member]:
-    """Start the deletion of one object, if it is ours; answers who has to vanish."""
+def _fire(cluster: Kubectl, shot: _Fired, hand: UndoingHand, *, hurry: bool) -> None:
+    """Start the deletion of one object, if it is ours, and of what outlived it. Who has to vanish is written down
+    first: when the owner is gone, nobody else knows it.
+    """
+    record, deadline = shot.record, hand.deadline
+    resource = _resource(cluster, record, deadline)
+    live = _live(cluster, resource, record, deadline) if resource else None
+    own: list[Member] = []  # what is deleted here; the rest of the family goes by itself
+    if resource and live:
+        shot.uid = live["metadata"]["uid"]
+        shot.members += family(cluster, resource, live, deadline)
+        own = shot.members[:1]
+        if native(resource) == "StatefulSet":
+            own += _claims(cluster, live, deadline)  # Kubernetes lets a claim go when no Pod uses it any more
+    own += _survivors(cluster, record, {member.uid for member in (*shot.members, *own)}, deadline)
+    shot.members += [member for member in own if member not in shot.members]
+    _write_down(hand, record, shot.members)
+    if live and record.kind == "Namespace":
+        _empty(cluster, record.name, deadline)
+    if hurry and own and (live is None or native(own[0].resource) in _CONTROLLERS):
+        _orphan_and_end(cluster, shot.members, deadline, lambda: _write_down(hand, record, shot.members))
+        return
+    for member in own:
+        _delete(cluster, member, deadline, hurry=hurry)
+
+
+def _write_down(hand: UndoingHand, record: Undo, members: Iterable[Member]) -> None:
+    if more := [member.record for member in members if member.uid != record.uid]:
+        hand.depends(record, more)
+
+
+def _resource(cluster: Kubectl, record: Undo | Dependent, deadline: Deadline) -> Resource | None:
+    """None when its definition is gone, and all objects of the kind with it."""
     try:
-        resource = cluster.discovery.of_manifest(record.api_version, record.kind, hand.deadline)
+        return cluster.discovery.of_manifest(record.api_version, record.kind, deadline)
     except StepFailed as error:
-        if error.reason == "NoKindMatch":  # its definition is gone, and all objects of the kind with it
-            return []
+        if error.reason == "NoKindMatch":
+            return None
         raise
-    live = _live(cluster, resource, record, hand.deadline)
-    if live is None:
-        return []
-    members = family(cluster, resource, live, hand.deadline)
-    claims = _claims(cluster, live, hand.deadline) if _native(resource) == "StatefulSet" else []
-    if resource.kind == "Namespace":
-        _empty(cluster, record.name, hand.deadline)
-    if hurry and _native(resource) in _CONTROLLERS:
-        return _orphan_and_end(cluster, [*members, *claims], hand.deadline)
-    for member in (members[0], *claims):  # Kubernetes lets a claim go when no Pod uses it any more
-        _delete(cluster, member, hand.deadline, hurry=hurry)
-    return [*members, *claims]
+
+
+def _survivors(cluster: Kubectl, record: Undo, known: set[str], deadline: Deadline) -> Iterator[Member]:
+    """Dependents that an earlier deletion wrote down, and that are still there: they end slowly, or were orphaned."""
+    for dependent in record.dependents:
+        if dependent.uid not in known and (resource := _resource(cluster, dependent, deadline)):
+            member = Member(resource, dependent.namespace, dependent.name, dependent.uid)
+            try:
+                live = cluster.patiently("GET", member.path, deadline)
+            except ApiError as error:
+                if error.status != NOT_FOUND:
+                    raise
+                continue
+            if live["metadata"]["uid"] == member.uid:
+                yield member
 
 
 def _claims(cluster: Kubectl, live: Object, deadline: Deadline) -> list[Member]:
     """The volume claims that a StatefulSet made by its templates; Kubernetes leaves them, and nobody owns them. What
     has such a name but is older than the StatefulSet was there before.
     """
-    meta, resource = live["metadata"], _BY_KIND["PersistentVolumeClaim"]
+    meta, resource = live["metadata"], BY_KIND["PersistentVolumeClaim"]
     names = [template["metadata"]["name"] for template in live["spec"].get("volumeClaimTemplates") or ()]
     if not names:
         return []
@@ -302,6 +300,16 @@ def _claims(cluster: Kubectl, live: Object, deadline: Deadline) -> list[Member]:
         for own in found
         if pattern.fullmatch(own["name"]) and own["creationTimestamp"] >= meta["creationTimestamp"]
     ]
+
+
+def _listed(cluster: Kubectl, resource: Resource, namespace: str, deadline: Deadline) -> list[Object]:
+    """The objects of a kind; none where they may not be listed: the garbage collector will find them."""
+    try:
+        return cluster.objects(resource, namespace, deadline)
+    except ApiError as error:
+        if error.status == FORBIDDEN:
+            return []
+        raise
 
 
 def _live(cluster: Kubectl, resource: Resource, record: Undo, deadline: Deadline) -> Object | None:
@@ -321,7 +329,7 @@ def _delete(
     cluster: Kubectl, member: Member, deadline: Deadline, *, hurry: bool = False, propagation: str = ""
 ) -> None:
     options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": member.uid}}
-    if propagation or _native(member.resource) in _CONTROLLERS:
+    if propagation or native(member.resource) in _CONTROLLERS:
         options["propagationPolicy"] = propagation or "Foreground"
     if hurry and member.resource.kind == "Pod":
         options["gracePeriodSeconds"] = 1
@@ -333,25 +341,27 @@ def _delete(
             raise
 
 
-def _orphan_and_end(cluster: Kubectl, members: Sequence[Member], deadline: Deadline) -> list[Member]:
+def _orphan_and_end(
+    cluster: Kubectl, found: list[Member], deadline: Deadline, more: Callable[[], None] = lambda: None
+) -> None:
     """Controllers first, without their dependents, so that nobody makes Pods again; then the Pods, quickly.
 
-    Answers all that has to vanish: the members, and what a controller made while it was being deleted.
+    What a controller made while it was being deleted is added to `found`, and `more` is called then.
     """
-    found = list(members)
     for kind in _CONTROLLERS:
-        controllers = [member for member in found if _native(member.resource) == kind]
+        controllers = [member for member in found if native(member.resource) == kind]
         selectors = [_selector(cluster, member, deadline) for member in controllers]
         for member in controllers:
             _delete(cluster, member, deadline, propagation="Orphan")
         for member, selector in zip(controllers, selectors, strict=True):
             await_gone(cluster, member.resource, member.namespace, member.name, member.uid, deadline)
-            if selector:
-                found += _orphans(cluster, member, selector, {item.uid for item in found}, deadline)
+            late = list(_orphans(cluster, member, selector, {item.uid for item in found}, deadline)) if selector else []
+            if late:
+                found += late
+                more()
     for member in found:
-        if _native(member.resource) not in _CONTROLLERS:
+        if native(member.resource) not in _CONTROLLERS:
             _delete(cluster, member, deadline, hurry=True)
-    return found
 
 
 def _selector(cluster: Kubectl, member: Member, deadline: Deadline) -> str:
@@ -365,19 +375,19 @@ def _selector(cluster: Kubectl, member: Member, deadline: Deadline) -> str:
 
 def _orphans(cluster: Kubectl, owner: Member, selector: str, known: set[str], deadline: Deadline) -> Iterator[Member]:
     """What a controller made between the listing and its end: without an owner, but with a controller's mark."""
-    for kind in _OWNS.get(_native(owner.resource), ()):
-        for item in cluster.objects(_BY_KIND[kind], owner.namespace, deadline, labelSelector=selector):
+    for kind in OWNS.get(native(owner.resource), ()):
+        for item in cluster.objects(BY_KIND[kind], owner.namespace, deadline, labelSelector=selector):
             meta = item["metadata"]
             marked = _MARKS & (meta.get("labels") or {}).keys()
             if marked and not meta.get("ownerReferences") and meta["uid"] not in known:
-                yield Member(_BY_KIND[kind], owner.namespace, meta["name"], meta["uid"])
+                yield Member(BY_KIND[kind], owner.namespace, meta["name"], meta["uid"])
 
 
 def _empty(cluster: Kubectl, namespace: str, deadline: Deadline) -> None:
     """End all Pods of a namespace that goes, before its own deletion gives them their full grace."""
     members = [
-        Member(_BY_KIND[kind], namespace, item["metadata"]["name"], item["metadata"]["uid"])
+        Member(BY_KIND[kind], namespace, item["metadata"]["name"], item["metadata"]["uid"])
         for kind in (*_CONTROLLERS, "Pod")
-        for item in _listed(cluster, _BY_KIND[kind], namespace, deadline)
+        for item in _listed(cluster, BY_KIND[kind], namespace, deadline)
     ]
     _orphan_and_end(cluster, members, deadline)

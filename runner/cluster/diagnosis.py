@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
-from runner.cluster.deletion import family
+from runner.cluster.dependents import family
 from runner.cluster.http import ApiError, Unreachable
 from runner.cluster.pods import Container, condition, containers, event_order, times_words, troubles
 from runner.cluster.reasons import REASONS, name_of

@@ -34,6 +34,7 @@ class Resource:
     short: tuple[str, ...] = ()
     status: bool = False
     """Whether it has the subresource `status`; known of resources that were asked for."""
+    listable: bool = True
 
     @property
     def group(self) -> str:
@@ -165,6 +166,7 @@ class Discovery:
                         item["namespaced"],
                         tuple(item.get("shortNames", ())),
                         f"{item['name']}/status" in names,
+                        "list" in item.get("verbs", ("list",)),
                     )
 
     def _kind_hint(self, word: str) -> str:
@@ -198,4 +200,5 @@ def _aggregated(answer: Any) -> Iterable[Resource]:
                     item["scope"] == "Namespaced",
                     tuple(item.get("shortNames", ())),
                     any(each.get("subresource") == "status" for each in item.get("subresources", ())),
+                    "list" in item.get("verbs", ("list",)),
                 )

@@ -20,13 +20,13 @@ from runner.cluster.protocol import (
     Manifest,
     Object,
     Ref,
-    RemovingHand,
     Selection,
+    UndoingHand,
 )
 from runner.cluster.proxy import Proxy
 from runner.deadline import Deadline
 from runner.errors import CannotStart, RunnerError
-from runner.journal import Undo
+from runner.journal import Dependent, Undo
 from runner.shell import Command
 
 if TYPE_CHECKING:
@@ -224,8 +224,13 @@ class Kubectl(Observer):
         new.write_text(json.dumps(config))
         new.replace(self._pinned)
 
-    def undo(self, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
+    def undo(self, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
         return deletion.undo(self, records, hand, hurry=hurry)
+
+    def what_outlived(
+        self, gone: Sequence[Undo], deadline: Deadline
+    ) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
+        return deletion.what_outlived(self, gone, deadline)
 
     # -- more ---------------------------------------------------------------------------------------------------
 

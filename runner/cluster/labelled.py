@@ -37,7 +37,11 @@ class Labelled:
 
 def find(cluster: Kubectl, deadline: Deadline) -> list[Labelled]:
     """All objects of the cluster that carry the label of a run, by run. Kinds that may not be listed are left out."""
-    resources = [resource for resource in cluster.discovery.listed(deadline) if resource.kind not in _COPIES]
+    resources = [
+        resource
+        for resource in cluster.discovery.listed(deadline)
+        if resource.listable and resource.kind not in _COPIES
+    ]
 
     def ask(resource: Resource) -> list[Object]:
         try:

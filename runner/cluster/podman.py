@@ -45,7 +45,7 @@ from runner.cluster.protocol import (
 )
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CannotStart, CommandResult, RunnerError, StepFailed, TimedOut
-from runner.journal import Undo
+from runner.journal import Dependent, Undo
 from runner.shell import Command
 
 if TYPE_CHECKING:
@@ -290,6 +290,11 @@ class Podman(Observer):
             if left and record.kind == NETWORK and "being used" in left.stderr:
                 left = None  # by Pods of others, who need it now
             yield Gone(record, _why(left) if left else "")
+
+    def what_outlived(
+        self, gone: Sequence[Undo], deadline: Deadline
+    ) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
+        return [], []  # podman knows no owners
 
     def _ours(self, record: Undo, hand: RemovingHand) -> str:
         """The id of what must go; empty when it is gone, or when something else has the name."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runner.cluster.images import Builder
     from runner.deadline import Deadline
     from runner.errors import CommandResult
-    from runner.journal import Undo
+    from runner.journal import Dependent, Undo
     from runner.shell import Command
 
 # An object as the API server (or a manifest) spells it.
@@ -109,6 +109,8 @@ class Gone:
     why: str = ""
     found: bool = True
     hopeless: bool = False
+    rest: tuple[Dependent, ...] = ()
+    """What is still there, where that is not the object itself."""
 
 
 class RemovingHand(Protocol):
@@ -124,6 +126,13 @@ class RemovingHand(Protocol):
 
     def waiting(self, what: str) -> None:
         """Say what is waited for; repeated calls with the same words are free."""
+
+
+class UndoingHand(RemovingHand, Protocol):
+    """What a cluster needs from whoever undoes a run."""
+
+    def depends(self, record: Undo, more: Iterable[Dependent]) -> None:
+        """Journal what must go with an object, before its deletion."""
 
 
 class Hand(RemovingHand, Protocol):
@@ -280,9 +289,16 @@ class Cluster(Protocol):
         words what was done.
         """
 
-    def undo(self, records: Sequence[Undo], hand: RemovingHand, *, hurry: bool) -> Iterator[Gone]:
+    def undo(self, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
         """Delete what is ours, newest first, with its dependents. `hurry` (after a signal): fire all deletes at once,
         Pods with a grace of 1 s, owners orphaned before their Pods.
+        """
+
+    def what_outlived(
+        self, gone: Sequence[Undo], deadline: Deadline
+    ) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
+        """Dependents of objects that are gone, and that are still there at the deadline: whose, which, and why as the
+        end of a sentence; and the kinds that could not be looked through.
         """
 
     def close(self) -> None:

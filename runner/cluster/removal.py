@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.cluster import deletion, kubectl_errors, ownership, permission
+from runner.cluster.dependents import family
 from runner.cluster.discovery import Resource
 from runner.cluster.insistence import Insistence
 from runner.cluster.protocol import Hand, Object, Ref
@@ -40,9 +41,7 @@ def delete(
     for ref, _, live in existing:
         ours = ownership.run_of(live) == hand.run_id
         permission.to_delete(ref.kind, ref.name, ref.namespace, hand.allowed, ours=ours)
-    members = [
-        member for _, resource, live in existing for member in deletion.family(cluster, resource, live, hand.deadline)
-    ]
+    members = [member for _, resource, live in existing for member in family(cluster, resource, live, hand.deadline)]
     for command in commands if existing else ():
         _execute(command, hand, kinds_gone=kinds_gone)
     if wait:

@@ -45,7 +45,8 @@ class Case:
     past: Past | None = None
     held: str = ""
     removed: list[str] = field(default_factory=list)
-    left: list[Leftover] = field(default_factory=list)
+    left: dict[str, Leftover] = field(default_factory=dict)
+    """By the id of its record."""
 
 
 def run(options: Namespace) -> int:
@@ -149,10 +150,10 @@ def _undo(case: Case, cluster: Kubectl | None, options: Namespace, deadline: Dea
         elif cluster:
             with deadline.child(CLEAN_SECONDS) as part:
                 remover = Remover(cluster, None, case.run, _remembering(case))
-                case.left += remover.undo(case.doomed, part, hurry=False)[1].values()
+                case.left |= remover.undo(case.doomed, part, hurry=False)[1]
     except (RunnerError, OSError) as error:
         gone = set(case.removed)
-        case.left = [leftover(record, str(error)) for record in case.doomed if address(record) not in gone]
+        case.left = {record.id: leftover(record, str(error)) for record in case.doomed if address(record) not in gone}
 
 
 def _undo_past(case: Case, past: Past, options: Namespace, deadline: Deadline) -> None:
@@ -184,12 +185,13 @@ def _undo_past(case: Case, past: Past, options: Namespace, deadline: Deadline) -
             )
         with deadline.child(CLEAN_SECONDS) as part:
             remover = Remover(cluster, journal, past.id, _remembering(case))
-            case.left += remover.undo(case.doomed, part, hurry=False)[1].values()
+            case.left |= remover.undo(case.doomed, part, hurry=False)[1]
 
 
 def _end(case: Case, past: Past, journal: Journal) -> None:
     status, code = (past.end.status, past.end.code) if past.end else ("crashed", 128 + signal.SIGKILL)
-    left = sum(record in journal.records for record in case.doomed)
+    open_ = {record.id for record in journal.records}
+    left = sum(record.id in open_ for record in case.doomed)
     journal.end(status, code, left=left, by="clean")
 
 
@@ -236,30 +238,44 @@ def _document(case: Case) -> dict[str, Any]:
         "kept": [address(record) for record in case.kept],
         "held": case.held,
         "removed": case.removed,
-        "left": [{"object": item.object, "why": item.why, "command": item.command} for item in case.left],
+        "left": [{"object": item.object, "why": item.why, "command": item.command} for item in case.left.values()],
     }
 
 
 def _lines(cases: Sequence[Case], command: str, *, acts: bool) -> Iterator[str]:
-    from runner.reports.wording import count, first_line, harmless
+    from runner.reports.wording import harmless
 
     for case in cases:
         yield f"{case.run}  {case.status}, begun {case.when}" + (f": {harmless(case.held)}" if case.held else "")
-        why = {item.object: item for item in case.left}
         for record in case.doomed:
-            name = address(record)
-            word = ("left" if name in why else "removed" if name in case.removed else "gone") if acts else "remains"
-            word = "remains" if case.held else word
-            yield f"  {word}: {harmless(name)}" + (f": {first_line(why[name].why)}" if name in why else "")
-            if name in why:
-                yield f"    remove it with: {harmless(why[name].command)}"
+            yield from _line(case, record, acts=acts)
         for record in case.kept:
             yield f"  kept: {harmless(address(record))}"
+    yield _sum(cases, command, acts=acts)
+
+
+def _line(case: Case, record: Undo, *, acts: bool) -> Iterator[str]:
+    """What came of one object, or what it is now."""
+    from runner.reports.wording import first_line, harmless
+
+    if left := case.left.get(record.id):
+        yield f"  left: {harmless(left.object)}: {first_line(left.why)}"
+        yield f"    remove it with: {harmless(left.command)}"
+        return
+    word = "remains" if case.held or not acts else "removed" if address(record) in case.removed else "gone"
+    more = f", or of it: {', '.join(map(str, record.dependents))}" if word == "remains" and record.dependents else ""
+    yield f"  {word}: {harmless(address(record) + more)}"
+
+
+def _sum(cases: Sequence[Case], command: str, *, acts: bool) -> str:
+    from runner.reports.wording import count
+
     removed, left = sum(len(case.removed) for case in cases), sum(len(case.left) for case in cases)
     there = sum(len(case.doomed) for case in cases if not case.held)
+    held = sum(len(case.doomed) for case in cases if case.held)
+    others = f"{count(held, 'object')} {'is' if held == 1 else 'are'} left to others, as said above"
     if acts:
-        yield f"{count(removed, 'object')} removed, {left} left"
-    elif there:
-        yield f"{count(there, 'object')} can be removed; try: {command} --all, or {command} --run ID"
-    else:
-        yield "nothing is left"
+        return f"{count(removed, 'object')} removed, {left} left" + (f"; {others}" if held else "")
+    if there:
+        return f"{count(there, 'object')} can be removed; try: {command} --all, or {command} --run ID"
+    return others if held else "nothing is left"

@@ -51,10 +51,11 @@ def render(
     return "".join(f"{line}\n" for line in report.run(result, code))
 
 
-def meaning(code: int) -> str:
+def meaning(code: int, *, clean: bool = True) -> str:
     """What an exit code says, where it says more than passed or failed; else nothing."""
     if code > 128:  # noqa: PLR2004  the shells' convention
-        return f"ended by {signal_name(code - 128)} after the cleanup"
+        when = "after the cleanup" if clean else "before the cleanup was complete"
+        return f"ended by {signal_name(code - 128)} {when}"
     return MEANINGS.get(code, "")
 
 
@@ -89,8 +90,8 @@ class _Report:
         if result.folder and code != ExitCode.PASSED:
             yield f"everything about this run: {harmless(result.folder)}"
         yield from self.verdicts(result)
-        if meaning(code):
-            yield f"exit code {code}: {meaning(code)}"
+        if words := meaning(code, clean=not any(workflow.cleanup.left for workflow in result.workflows)):
+            yield f"exit code {code}: {words}"
 
     def workflow(self, workflow: WorkflowResult) -> Iterator[str]:
         if not self.watched:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runner.cli import main
-from runner.journal import Journal, Place, Undo, leftovers, new_run_id, replay
+from runner.journal import Dependent, Journal, Place, Undo, leftovers, new_run_id, replay
 
 Answer = Callable[..., tuple[int, str, str]]
 
@@ -124,6 +124,26 @@ def test_clean_without_a_choice_only_lists(answer: Answer, tmp_path: Path) -> No
     assert [case["run"] for case in document["runs"]] == ["20260101-000002-bbbb"]
     assert document["dry_run"] is True
     assert named["runs"][0]["objects"] == ["pod/app (namespace x)"]
+
+
+def test_clean_while_the_watchdog_is_at_work(answer: Answer, tmp_path: Path) -> None:
+    """What it removes remains for now, and "nothing is left" stands nowhere beside it; `--all` leaves it to it."""
+    journal = made(tmp_path, "20260101-000002-bbbb")
+    below = Dependent(api_version="v1", kind="ReplicaSet", name="app-1", namespace="x", uid="u2")
+    journal.depends(journal.records[0], [below])
+    journal.end("cancelled", 130, left=1, handover=True)
+
+    listed = answer("clean")
+    cleaned = answer("clean", "--all")
+    journal.close()
+
+    assert listed[0] == cleaned[0] == 0
+    assert listed[1].splitlines()[0].endswith(": its watchdog is removing it")
+    assert listed[1].splitlines()[1:] == [
+        "  remains: pod/app (namespace x), or of it: replicaset/app-1",
+        "1 object is left to others, as said above",
+    ]
+    assert cleaned[1].splitlines()[-1] == "0 objects removed, 0 left; 1 object is left to others, as said above"
 
 
 def test_clean_leaves_a_live_run_alone(answer: Answer, tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def test_meaning(code: int, words: str) -> None:
     assert bool(words) == bool(text.meaning(code))
 
 
+def test_signal_and_incomplete_cleanup(passed: WorkflowResult) -> None:
+    """It does not say that the cleanup is over while something is left."""
+    left = Leftover("pod/x", "it still exists", "kubectl delete pod/x")
+    report = text.render(RunResult("r1", (replace(passed, cleanup=Cleanup(0, (), (left,), 30)),), 40, signal=2))
+    assert report.endswith("exit code 130: ended by SIGINT before the cleanup was complete\n")
+
+
 def test_cleanup_incomplete(passed: WorkflowResult) -> None:
     """Exit code 5 says that the steps passed and what is left."""
     left = Leftover("pod/x", "it is stuck\nfor a reason", "kubectl delete pod/x")

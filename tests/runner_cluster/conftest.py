@@ -20,10 +20,10 @@ from runner.shell import Command, run
 from tests.runner_cluster.fake_api import FakeApi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from runner.cluster.protocol import Ref
-    from runner.journal import Undo
+    from runner.journal import Dependent, Undo
 
 
 @dataclass
@@ -68,6 +68,8 @@ class FakeHand:
     allowed: frozenset[str] = frozenset()
     deadline: Deadline = field(default_factory=lambda: Deadline(30))
     waits: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    """The dependents that `undo` wrote into the journal."""
 
     def execute(self, command: Command, *, check: bool = True) -> CommandResult:
         result = run(command, self.deadline)
@@ -77,6 +79,9 @@ class FakeHand:
 
     def waiting(self, what: str) -> None:
         self.waits.append(what)
+
+    def depends(self, record: Undo, more: Iterable[Dependent]) -> None:
+        self.written += [f"{dependent} of {record}" for dependent in more]
 
     def warn(self, message: str, *, hint: str = "") -> None: ...
 

@@ -210,7 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not name and "watch" in query:
             return self._watch(plural, namespace, query)
         if not name:
-            items = api.selected(plural, namespace, query)
+            items: list[Object] | None = api.selected(plural, namespace, query)
+            if "as=PartialObjectMetadataList" in self.headers.get("Accept", ""):
+                items = [{"metadata": item["metadata"]} for item in items or ()] or None  # as the real one
             return self.answer(200, {"metadata": {"resourceVersion": str(api._version)}, "items": items})
         key = (plural, namespace or "", name)
         if key not in api.objects:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from runner.cluster import deletion
-from runner.cluster.deletion import await_all_gone, family, undo, what_holds
+from runner.cluster.deletion import await_all_gone, undo, what_holds
+from runner.cluster.dependents import family
 from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.protocol import Gone
 from runner.deadline import Deadline
 from runner.errors import TimedOut
-from runner.journal import Undo
+from runner.journal import Dependent, Undo
 from tests.runner_cluster import fake_api
 
 if TYPE_CHECKING:
@@ -229,6 +231,93 @@ def test_hurry_orphans_controllers_and_ends_pods(api: FakeApi, cluster: Kubectl,
     assert options["pods/late"]["gracePeriodSeconds"] == 1
 
 
+def below(kind: str, name: str) -> Dependent:
+    """A dependent as the journal has it."""
+    return Dependent(
+        api_version=resource(kind).group_version, kind=kind, name=name, namespace="default", uid=f"uid of {name}"
+    )
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_dependents_are_written_down_before_their_owner_goes(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, hurry: bool
+) -> None:
+    """Then nobody else knows them."""
+    collect_garbage(api)
+    api.put("deployments", "web")
+    owned(api, "replicasets", "web-1", "web")
+    owned(api, "pods", "web-1-a", "web-1")
+    written: list[str] = []
+
+    def note(handler: Any) -> None:
+        written.extend(hand.written)
+        handler.answer(*api.delete(("deployments", "default", "web"), None))
+
+    api.fault(note, "^DELETE .*/deployments/web")
+    undone(cluster, hand, record("Deployment", "web"), hurry=hurry)
+
+    assert written == ["replicaset/web-1 of deployment/web", "pod/web-1-a of deployment/web"]
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_what_outlived_its_owner_goes_by_the_journal(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, hurry: bool
+) -> None:
+    """The one who deleted the owner died before its Pods: they are orphans by now, and end. Namesakes stay."""
+    api.put("replicasets", "web-1")
+    api.put("pods", "web-1-a")
+    api.put("pods", "web-1-b", metadata={"uid": "another"})
+    known = tuple(below(*item) for item in (("ReplicaSet", "web-1"), ("Pod", "web-1-a"), ("Pod", "web-1-b")))
+    left = msgspec.structs.replace(record("Deployment", "web"), dependents=known)
+
+    (gone,) = undone(cluster, hand, left, hurry=hurry)
+
+    assert (gone.why, gone.found) == ("", True)
+    assert [name for _, _, name in api.objects] == ["web-1-b"]
+    assert dict(api.deletions)["pods/web-1-a"].get("gracePeriodSeconds") == (1 if hurry else None)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_what_is_named_is_what_is_still_there(api: FakeApi, cluster: Kubectl, hand: FakeHand, end: str) -> None:
+    """Not the owner that is gone, but its Pod that ends slowly; an owner whose Pods are gone is gone."""
+    hand.deadline = Deadline(None if end == "cancelled" else 1)
+    api.put("deployments", "web")
+    slow = {"ownerReferences": [{"uid": "uid of web"}], "finalizers": ["x"], "deletionGracePeriodSeconds": 30}
+    for name in ("a", "b"):
+        api.put("pods", name, metadata=slow)
+    api.put("deployments", "other")
+
+    def cancel() -> None:
+        fake_api.await_true(lambda: "pod/a to be gone" in hand.waits)
+        hand.deadline.cancel("SIGINT")
+
+    if end == "cancelled":
+        threading.Thread(target=cancel).start()
+    gone = undone(cluster, hand, record("Deployment", "web"), record("Deployment", "other"), hurry=True)
+
+    by_name = {item.record.name: item for item in gone}
+    because = "; not waited for (SIGINT)" if end == "cancelled" else ""
+    assert by_name["web"].why == (
+        f"pod/a still exists, held by its finalizers: x; deployment/web, to which it belongs, is gone{because}"
+    )
+    assert [str(item) for item in by_name["web"].rest] == ["pod/a", "pod/b"]
+    assert (by_name["other"].why, by_name["other"].rest) == ("", ())
+
+
+def test_dependents_that_stay_after_their_owner(api: FakeApi, cluster: Kubectl) -> None:
+    """The garbage collector gets the time that there is; what it does not take is told, with the reason."""
+    owned(api, "pods", "late", "web")
+    owned(api, "pods", "held", "web", deletionTimestamp="now", finalizers=["x"])
+    threading.Timer(0.1, lambda: api.remove("pods", "late")).start()
+
+    left, silent = deletion.what_outlived(cluster, [record("Deployment", "web")], Deadline(1))
+
+    assert [(str(owner), str(dependent), why) for owner, dependent, why in left] == [
+        ("deployment/web", "pod/held", ", held by its finalizers: x")
+    ]
+    assert silent == []
+
+
 def test_silent_server_is_not_waited_for_with_every_object(
     api: FakeApi, cluster: Kubectl, hand: FakeHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +332,15 @@ def test_silent_server_is_not_waited_for_with_every_object(
     assert {item.why for item in gone} == {
         "timed out after 0.3 s: the API server https://10.0.0.1:6443 answers 503: starting"
     }
+
+
+def test_signal_before_the_first_deletion(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
+    """It says what was not done, and not only the signal's name."""
+    api.put("configmaps", "a")
+    hand.deadline.cancel("SIGINT")
+    assert [item.why for item in undone(cluster, hand, record("ConfigMap", "a"))] == [
+        "its deletion was not reached before SIGINT"
+    ]
 
 
 def test_server_that_tells_no_version_is_there_all_the_same(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
