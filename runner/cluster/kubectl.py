@@ -53,8 +53,7 @@ class KubectlDialect:
                 (
                     "kubectl",
                     "delete",
-                    *_objects(selection),
-                    *_namespaced(selection.namespace),
+                    *_place(selection),
                     *_deleting(grace, ignore_not_found=ignore_not_found),
                 )
             )
@@ -66,23 +65,19 @@ class KubectlDialect:
         return Command(("kubectl", "delete", *_namespaced(namespace), f"--filename={file}", *flags))
 
     def describe(self, selection: Selection) -> Command:
-        return Command(("kubectl", "describe", *_objects(selection), *_namespaced(selection.namespace)))
+        return Command(("kubectl", "describe", *_place(selection)))
 
-    def wait(self, selection: Selection, until: str, timeout: int) -> Command:
+    def wait(self, selection: Selection, until: str, timeout: int) -> tuple[str, ...]:
+        kind, limit = selection.kind.lower().split(".")[0], f"--timeout={timeout}s"
+        if until == "ready" and kind in _ROLLED_OUT:
+            return _rollouts(selection, limit)
+        if until == "ready" and kind in _REPLICATED and selection.names:
+            return tuple(_replicated(selection.kind, name, selection.namespace, limit) for name in selection.names)
         known = {"ready": ready_condition, "complete": complete_condition}
         condition = known[until](selection.kind) if until in known else until
-        if until == "ready" and selection.names and selection.kind.lower() in ("service", "services", "svc"):
+        if until == "ready" and kind in _SERVICES and selection.names:
             selection, condition = _endpoints(selection), "jsonpath={.endpoints[0].conditions.ready}=true"
-        return Command(
-            (
-                "kubectl",
-                "wait",
-                *_objects(selection),
-                *_namespaced(selection.namespace),
-                f"--for={condition}",
-                f"--timeout={timeout}s",
-            )
-        )
+        return (str(Command(("kubectl", "wait", *_place(selection), f"--for={condition}", limit))),)
 
     def forward(self, target: Selection, ports: Sequence[str], address: str) -> Command:
         return Command(
@@ -103,13 +98,22 @@ def complete_condition(kind: str) -> str:
     return "jsonpath={.status.phase}=Succeeded" if is_pod else "condition=Complete"
 
 
+# `Available` is true in the middle of a rollout, and no other condition says that it is over.
+_ROLLED_OUT: Final = frozenset(
+    {"deployment", "deployments", "deploy", "statefulset", "statefulsets", "sts", "daemonset", "daemonsets", "ds"}
+)
+_REPLICATED: Final = frozenset(
+    {"replicaset", "replicasets", "rs", "replicationcontroller", "replicationcontrollers", "rc"}
+)
+_SERVICES: Final = frozenset({"service", "services", "svc"})
 _READY_CONDITIONS: Final[Mapping[str, str]] = {
     "deployment deployments deploy apiservice apiservices": "condition=Available",
     "job jobs": "condition=Complete",
-    "statefulset statefulsets sts replicaset replicasets rs": "jsonpath={.status.readyReplicas}",
-    "daemonset daemonsets ds": "jsonpath={.status.numberReady}",
+    "replicaset replicasets rs": "jsonpath={.status.availableReplicas}",
+    "replicationcontroller replicationcontrollers rc": "jsonpath={.status.availableReplicas}",
     "crd crds customresourcedefinition customresourcedefinitions": "condition=Established",
     "persistentvolumeclaim persistentvolumeclaims pvc": "jsonpath={.status.phase}=Bound",
+    "persistentvolume persistentvolumes pv": "jsonpath={.status.phase}",
     "namespace namespaces ns": "jsonpath={.status.phase}=Active",
     "ingress ingresses ing": "jsonpath={.status.loadBalancer.ingress}",
     "horizontalpodautoscaler horizontalpodautoscalers hpa": "condition=ScalingActive",
@@ -117,20 +121,45 @@ _READY_CONDITIONS: Final[Mapping[str, str]] = {
     # Kinds without a state are ready as soon as they exist.
     "configmap configmaps cm secret secrets serviceaccount serviceaccounts sa service services svc": "create",
     "role roles rolebinding rolebindings networkpolicy networkpolicies netpol": "create",
-    "endpoints ep cronjob cronjobs cj": "create",
+    "clusterrole clusterroles clusterrolebinding clusterrolebindings storageclass storageclasses sc": "create",
+    "priorityclass priorityclasses pc ingressclass ingressclasses runtimeclass runtimeclasses": "create",
+    "limitrange limitranges limits resourcequota resourcequotas quota lease leases": "create",
+    "endpoints ep endpointslice endpointslices cronjob cronjobs cj": "create",
 }
 _READY_CONDITION: Final = {word: found for words, found in _READY_CONDITIONS.items() for word in words.split()}
 
 
 def ready_condition(kind: str) -> str:
-    """What `kubectl wait --for=` calls the readiness of a kind."""
+    """What `kubectl wait --for=` calls the readiness of a kind, or what comes next to it."""
     return _READY_CONDITION.get(kind.lower().split(".")[0], "condition=Ready")
+
+
+def _rollouts(selection: Selection, limit: str) -> tuple[str, ...]:
+    """One by one: older kubectl takes neither several names nor a selector."""
+    status = ("kubectl", "rollout", "status")
+    place = _namespaced(selection.namespace)
+    if selection.names:
+        each = (f"{selection.kind}/{name}" for name in selection.names)
+        return tuple(str(Command((*status, one, *place, limit))) for one in each)
+    names = Command(("kubectl", "get", *_place(selection), "--output=name"))
+    return (f"{names} | {Command(('xargs', '-n1', *status, *place, limit))}",)
+
+
+def _replicated(kind: str, name: str, namespace: str, limit: str) -> str:
+    """As many as are wanted: kubectl compares a field with a text only, so the text is looked up."""
+    one = (f"{kind}/{name}", *_namespaced(namespace))
+    wanted = Command(("kubectl", "get", *one, "--output=jsonpath={.spec.replicas}"))
+    return f'{Command(("kubectl", "wait", *one))} "--for=jsonpath={{.status.availableReplicas}}=$({wanted})" {limit}'
 
 
 def _endpoints(services: Selection) -> Selection:
     """The EndpointSlices of Services, which say whether somebody answers behind them."""
     label = f"kubernetes.io/service-name in ({','.join(services.names)})"
     return Selection("endpointslice", selector=label, namespace=services.namespace)
+
+
+def _place(selection: Selection) -> tuple[str, ...]:
+    return (*_objects(selection), *_namespaced(selection.namespace))
 
 
 def _namespaced(namespace: str) -> tuple[str, ...]:

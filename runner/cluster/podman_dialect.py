@@ -95,7 +95,7 @@ class PodmanDialect:
             return Command(("podman", "pod", "logs", "--tail=20", *names))
         return Command(("podman", "ps", "--all", "--pod"))
 
-    def wait(self, selection: Selection, until: str, timeout: int) -> Command:
+    def wait(self, selection: Selection, until: str, timeout: int) -> tuple[str, ...]:
         seen = f"podman pod ps {_filters(selection)}"
         ready = f"until {seen} --format '{{{{.Status}}}}' | grep -qx Running"
         loop = {
@@ -107,8 +107,8 @@ class PodmanDialect:
             "delete": f"while {seen} --quiet | grep -q .",
         }.get(until.lower())
         if kind_of(selection.kind) not in POD_KINDS or loop is None:
-            return Command((":", f"podman has no equivalent of {until} for {selection}"))
-        return Command(("timeout", str(timeout), "bash", "-c", f"{loop}; do sleep 0.2; done"))
+            return (str(Command((":", f"podman has no equivalent of {until} for {selection}"))),)
+        return (str(Command(("timeout", str(timeout), "bash", "-c", f"{loop}; do sleep 0.2; done"))),)
 
     def forward(self, target: Selection, ports: Sequence[str], address: str) -> Command:
         """A relay to the Pod's own address: podman has no port-forward, and socat is seldom installed."""

@@ -187,8 +187,10 @@ class Dialect(Protocol):
     def describe(self, selection: Selection) -> Command:
         """What a person types to see the state of objects."""
 
-    def wait(self, selection: Selection, until: str, timeout: int) -> Command:
-        """The line that a `wait` stands for. `until` is `condition=Ready`, `delete`, `create`, `jsonpath=…`."""
+    def wait(self, selection: Selection, until: str, timeout: int) -> tuple[str, ...]:
+        """The lines of a shell that a `wait` stands for. `until` is `ready`, `complete`, `delete`, `create`, or what
+        kubectl calls it.
+        """
 
     def forward(self, target: Selection, ports: Sequence[str], address: str) -> Command:
         """The line that a `forward` stands for."""

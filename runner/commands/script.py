@@ -90,6 +90,18 @@ retry() {
 }
 """
 
+_APPEAR = """\
+# Returns when these objects exist; `kubectl wait` fails at once without them.   usage: appear SECONDS OBJECT… [FLAG…]
+appear() {
+  local end=$((SECONDS + $1)) names
+  shift
+  until names=$(kubectl get --output=name "$@" 2>/dev/null) && [[ $names ]]; do
+    if ((SECONDS >= end)); then kubectl get "$@"; return 1; fi
+    sleep 0.5
+  done
+}
+"""
+
 _FORWARD = """\
 # A port-forward that is started again whenever it dies; returns when it listens.   usage: forward LOCAL COMMAND…
 forward() {
@@ -237,10 +249,11 @@ class _Script:
         yield _HEAD.format(name=_comment(self.workflow.name), file=_comment(self.workflow.file))
         yield from self._function("on_failure", on_failure)
         yield from self._function("finally", finally_)
-        yield from self._helpers("\n".join((*main, *on_failure, *finally_)))
+        place = list(self._place())
+        yield from self._helpers("\n".join((*place, *main, *on_failure, *finally_)))
         yield _TRAPS
         yield from self._unknown_values()
-        yield from self._place()
+        yield from place
         yield from main
 
     def _of(self, section: str) -> list[Planned]:
@@ -271,6 +284,8 @@ class _Script:
             yield _WITH_IMAGES
         if "retry " in text:
             yield _RETRY
+        if re.search(r"^\s*appear ", text, re.MULTILINE):
+            yield _APPEAR
         if re.search(r"^\s*forward ", text, re.MULTILINE):
             yield _FORWARD
         if "$(free_port)" in text:
@@ -325,7 +340,7 @@ class _Script:
     def _own_namespace(name: str) -> Iterator[str]:
         yield f"kubectl create namespace {name}"
         yield f'undo+=("kubectl delete namespace {name.strip(chr(34))}")'
-        yield f"kubectl wait --for=create --namespace={name} serviceaccount/default --timeout=60s  # observe"
+        yield f"appear 60 serviceaccount/default --namespace={name}  # observe"
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -441,10 +456,22 @@ class _Script:
                     yield from self._step(inner)
                 yield ""
                 continue
-            plain = "\n" in line or "#" in line or _ASSIGNMENT.match(line)
-            tolerated = item.step.continue_on_error and not line.startswith("#")
-            tolerant = f"{line} || true" if tolerated else line
-            yield self._with_variables(tolerant if plain else f"{tolerant}  # observe")
+            for portable in self._portable(item, line):
+                plain = "\n" in line or "#" in line or _ASSIGNMENT.match(line)
+                tolerated = item.step.continue_on_error and not line.startswith("#")
+                tolerant = f"{portable} || true" if tolerated else portable
+                yield self._with_variables(tolerant if plain else f"{tolerant}  # observe")
+
+    @staticmethod
+    def _portable(item: Planned, line: str) -> Iterator[str]:
+        """A line that waits, after one that waits until there is something to wait for: kubectl before 1.31 does not
+        know `--for=create`, and none before 1.33 with a selector.
+        """
+        awaited = _AWAITED.match(line)
+        if awaited and awaited["what"] != "delete":
+            yield f"appear {int(item.step.timeout)} {awaited['objects']}"
+        if not awaited or awaited["what"] != "create":
+            yield line
 
     # -- values that only a run knows -----------------------------------------------------------------------------
 
@@ -503,6 +530,11 @@ def _comment(text: str) -> str:
     spelled = SYMBOL.sub(lambda match: match.group(1), text)
     return _UNSEEN.sub(" ", re.sub(r"\s+", " ", spelled)).replace(OPEN, "").replace(CLOSE, "")
 
+
+# A line of the dialect's that waits, and for what.
+_AWAITED = re.compile(
+    r"kubectl (?:wait|rollout status|get) (?P<objects>.*?) ['\"]?--(?:timeout|output|for)=(?P<what>\w*)"
+)
 
 # Characters that do not show, or change how others show: whoever reads the script must see what it does.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")

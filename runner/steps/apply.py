@@ -178,7 +178,7 @@ def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
         return ()
     refs = [item.ref for part in planned_parts(args, scene.folder, scene.dialect.engine) for item in part.manifests]
     found = _selections(refs, scene.namespace)
-    lines = (str(scene.dialect.wait(selection, "ready", int(scene.timeout))) for selection in found)
+    lines = (line for selection in found for line in scene.dialect.wait(selection, "ready", int(scene.timeout)))
     return tuple(lines) or ("# then it waits until all of these objects are ready",)
 
 
@@ -196,7 +196,8 @@ def _await_ready(applied: list[Applied], context: Context) -> None:
     made = [item.ref for item in applied if item.uid]  # podman makes nothing of a Service
     selections = _selections(made, context.namespace)
     for selection in selections:
-        context.observed(str(context.scene.dialect.wait(selection, "ready", int(context.scene.timeout))))
+        for line in context.scene.dialect.wait(selection, "ready", int(context.scene.timeout)):
+            context.observed(line)
     wait_for(context.cluster, selections, Goal(), context)
 
 

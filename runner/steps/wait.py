@@ -149,12 +149,12 @@ commands = kind.no_commands
 
 def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
     until = {"ready": "ready", "deleted": "delete", "exists": "create", "complete": "complete"}
-    lines = []
+    lines: list[str] = []
     for selection in kind.selections(args.target, scene.namespace):
         if args.that:
             lines.append(f"# {NAME} until this holds (CEL over the object): {args.that}")
         else:
-            lines.append(str(scene.dialect.wait(selection, until.get(args.until, args.until), int(scene.timeout))))
+            lines += scene.dialect.wait(selection, until.get(args.until, args.until), int(scene.timeout))
     return tuple(lines)
 
 

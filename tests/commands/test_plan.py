@@ -196,6 +196,134 @@ def test_script_of_every_source_of_manifests(runner: Runner, tmp_path: Path) -> 
     assert "$ kubectl kustomize base" in table
 
 
+WAITS = """\
+name: waits
+steps:
+  - wait: deployment/web
+    timeout: 30s
+  - wait: {target: {kind: pod, selector: app=web}}
+    timeout: 30s
+  - wait: {target: {kind: daemonset, selector: app=each}}
+    timeout: 30s
+    continue_on_error: true
+  - wait: rs/old
+  - wait: {target: configmap/late, until: exists}
+  - wait: {target: {kind: secret, selector: app=web}, until: exists}
+  - wait: {target: pod/old, until: deleted}
+"""
+REPLICAS = "$(kubectl get rs/old '--output=jsonpath={.spec.replicas}')"
+SAME = [
+    "kubectl rollout status deployment/web --timeout=30s",
+    "kubectl wait pod --selector=app=web --for=condition=Ready --timeout=30s",
+    "kubectl get daemonset --selector=app=each --output=name | xargs -n1 kubectl rollout status --timeout=30s",
+    f'kubectl wait rs/old "--for=jsonpath={{.status.availableReplicas}}={REPLICAS}" --timeout=120s',
+    "kubectl wait pod/old --for=delete --timeout=120s",
+]
+
+
+def test_script_waits_on_every_kubectl(runner: Runner, tmp_path: Path) -> None:
+    """First until there is something to wait for, which no kubectl before 1.33 can do for all; then by the lines of the
+    table.
+    """
+    (tmp_path / "flow.yaml").write_text(WAITS)
+    table = runner("plan", "--engine", "kubectl", "flow.yaml", cwd=tmp_path).stdout
+    script = runner("plan", "--format", "sh", "--engine", "kubectl", "flow.yaml", cwd=tmp_path).stdout
+    (tmp_path / "plan.sh").write_text(script)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run([shellcheck, "plan.sh"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    observed = [line.removesuffix("  # observe") for line in script.splitlines() if line.endswith("  # observe")]
+
+    assert checked.stdout == ""
+    shown = [line.strip().removeprefix("~ ") for line in table.splitlines() if line.strip().startswith("~ ")]
+    assert [line for line in shown if "--for=create" not in line] == SAME
+    assert observed == [
+        "appear 30 deployment/web",
+        SAME[0],
+        "appear 30 pod --selector=app=web",
+        SAME[1],
+        "appear 30 daemonset --selector=app=each || true",
+        f"{SAME[2]} || true",
+        "appear 120 rs/old",
+        SAME[3],
+        "appear 120 configmap/late",
+        "appear 120 secret --selector=app=web",
+        SAME[4],
+    ]
+    assert "--for=create" not in script
+
+
+WORKLOAD = """\
+apiVersion: apps/v1
+kind: {kind}
+metadata: {{name: {name}}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}, annotations: {{version: "{version}"}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: app
+        image: pythonapp
+        imagePullPolicy: Never
+        readinessProbe: {{httpGet: {{path: /, port: 5000}}, periodSeconds: 1}}
+---
+"""
+SERVICE = (
+    "apiVersion: v1\nkind: Service\nmetadata: {name: late}\nspec: {selector: {app: late}, ports: [{port: 5000}]}\n"
+)
+ROLLING = """\
+name: rolling
+steps:
+  - apply: second.yaml
+  - wait: deployment/web
+  - run: test "$(kubectl get deployment/web -o jsonpath='{.status.updatedReplicas}{.status.replicas}')" = 22
+  - wait: [rs/late, service/late]
+"""
+
+
+@pytest.mark.e2e
+def test_script_waits_for_the_end_of_a_rollout(
+    runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl, tmp_path: Path, app_image: str
+) -> None:
+    """On a real cluster: a Deployment that is available all the time, then objects that come only after that."""
+    for file, name, kind, version in (
+        ("first", "web", "Deployment", "1"),
+        ("second", "web", "Deployment", "2"),
+        ("late", "late", "ReplicaSet", "1"),
+    ):
+        (tmp_path / f"{file}.yaml").write_text(WORKLOAD.format(kind=kind, name=name, version=version))
+    (tmp_path / "service.yaml").write_text(SERVICE)
+    (tmp_path / "flow.yaml").write_text(ROLLING)
+    kubectl("apply", "-n", namespace, "-f", str(tmp_path / "first.yaml"))
+    kubectl("wait", "-n", namespace, "deployment/web", "--for=condition=Available", "--timeout=60s")
+    plan = runner("plan", "--format", "sh", "-n", namespace, "flow.yaml", cwd=tmp_path, env=cluster_env)
+    (tmp_path / "plan.sh").write_text(plan.stdout)
+
+    said = ""
+    with subprocess.Popen(
+        ["timeout", "120", "bash", "plan.sh"],
+        cwd=tmp_path,
+        env={**os.environ, **cluster_env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as script:
+        assert script.stdout
+        for line in script.stdout:
+            said += line
+            if "successfully rolled out" in line:
+                for file in ("late", "service"):
+                    kubectl("apply", "-n", namespace, "-f", str(tmp_path / f"{file}.yaml"))
+
+    assert script.returncode == 0, said
+    assert said.count("condition met") == 2, said
+    ready = kubectl("get", "rs/late", "-n", namespace, "-o", "jsonpath={.status.availableReplicas}")
+    assert ready == "2"
+
+
 @pytest.mark.e2e
 def test_script_of_every_source_works(
     runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl, tmp_path: Path

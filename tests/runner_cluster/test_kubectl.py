@@ -34,10 +34,12 @@ def test_delete() -> None:
 def test_observations() -> None:
     """The lines that they stand for."""
     assert str(DIALECT.describe(WEB)) == "kubectl describe deployment/web deployment/api --namespace=demo"
-    assert str(DIALECT.wait(LABELLED, "ready", 30)) == (
-        "kubectl wait pod --selector=app=web --for=condition=Ready --timeout=30s"
+    assert DIALECT.wait(LABELLED, "ready", 30) == (
+        "kubectl wait pod --selector=app=web --for=condition=Ready --timeout=30s",
     )
-    assert "--for=jsonpath={.spec.x}=1" in DIALECT.wait(WEB, "jsonpath={.spec.x}=1", 30).argv
+    assert DIALECT.wait(WEB, "condition=Available", 30) == (
+        "kubectl wait deployment/web deployment/api --namespace=demo --for=condition=Available --timeout=30s",
+    )
     assert str(DIALECT.forward(WEB, ["8080:80"], "127.0.0.1")) == (
         "kubectl port-forward --address=127.0.0.1 --namespace=demo deployment/web 8080:80"
     )
@@ -50,8 +52,9 @@ def test_observations() -> None:
         ("deploy", "condition=Available"),
         ("deployments.apps", "condition=Available"),
         ("job", "condition=Complete"),
-        ("sts", "jsonpath={.status.readyReplicas}"),
-        ("ds", "jsonpath={.status.numberReady}"),
+        ("rs", "jsonpath={.status.availableReplicas}"),
+        ("pv", "jsonpath={.status.phase}"),
+        ("clusterrole", "create"),
         ("crd", "condition=Established"),
         ("pvc", "jsonpath={.status.phase}=Bound"),
         ("namespace", "jsonpath={.status.phase}=Active"),
@@ -61,6 +64,23 @@ def test_observations() -> None:
 )
 def test_what_ready_is_called(kind: str, condition: str) -> None:
     assert ready_condition(kind) == condition
+
+
+def test_ready_workloads() -> None:
+    """A condition is true in the middle of a rollout, `rollout status` is not; older kubectl takes one object only."""
+    status, limit = "kubectl rollout status", "--timeout=30s"
+    labelled = Selection("sts", selector="app=web", namespace="demo")
+    names = "kubectl get sts --selector=app=web --namespace=demo --output=name"
+    replicas = "kubectl get rs/web '--output=jsonpath={.spec.replicas}'"
+
+    assert DIALECT.wait(WEB, "ready", 30) == (
+        f"{status} deployment/web --namespace=demo {limit}",
+        f"{status} deployment/api --namespace=demo {limit}",
+    )
+    assert DIALECT.wait(labelled, "ready", 30) == (f"{names} | xargs -n1 {status} --namespace=demo {limit}",)
+    assert DIALECT.wait(Selection("rs", ("web",)), "ready", 30) == (
+        f'kubectl wait rs/web "--for=jsonpath={{.status.availableReplicas}}=$({replicas})" {limit}',
+    )
 
 
 def test_what_complete_is_called() -> None:

@@ -442,13 +442,17 @@ def test_a_podman_behind_a_socket(
 def test_the_lines_of_waits_and_of_a_delete_by_label_work(real: Podman, hand: StepHand, name: str) -> None:
     dialect, by_label = PodmanDialect(), Selection("pod", selector=f"app={name}")
     real.apply([manifest(pod(name, container=SLEEP))], "", hand)
+
+    def code(selection: Selection, until: str, seconds: int) -> int:
+        (line,) = dialect.wait(selection, until, seconds)
+        return run(Command(("bash", "-c", line)), hand.deadline).code
+
     for selection in (Selection("pod", (name,)), by_label):
-        for until in ("create", "ready"):
-            assert run(dialect.wait(selection, until, 10), hand.deadline).code == 0
-        assert run(dialect.wait(selection, "delete", 1), hand.deadline).code == 124  # of timeout: it is there
+        assert [code(selection, until, 10) for until in ("create", "ready")] == [0, 0]
+        assert code(selection, "delete", 1) == 124  # of timeout: it is there
     for command in dialect.delete((by_label,), 1):
         run(command, hand.deadline)
-    assert run(dialect.wait(by_label, "delete", 10), hand.deadline).code == 0
+    assert code(by_label, "delete", 10) == 0
     assert not exists("pod", name)
 
 

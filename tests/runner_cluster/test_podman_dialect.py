@@ -91,7 +91,7 @@ def test_words_of_kinds(word: str, kind: str) -> None:
 
 @pytest.mark.parametrize("until", ["ready", "condition=Ready", "condition=Available"])
 def test_a_wait_until_ready(until: str) -> None:
-    line = str(PodmanDialect().wait(Selection("deployment", ("web",)), until, 5))
+    (line,) = PodmanDialect().wait(Selection("deployment", ("web",)), until, 5)
     assert line.startswith("timeout 5 bash -c")
     assert "^web-pod(-0)?$" in line
     assert "grep -qx Running" in line
@@ -99,4 +99,5 @@ def test_a_wait_until_ready(until: str) -> None:
 
 @pytest.mark.parametrize(("kind", "until"), [("pod", "jsonpath={.a}=b"), ("service", "create")])
 def test_a_wait_that_podman_does_not_have(kind: str, until: str) -> None:
-    assert str(PodmanDialect().wait(Selection(kind, ("web",)), until, 5)).startswith(": 'podman has no equivalent")
+    (line,) = PodmanDialect().wait(Selection(kind, ("web",)), until, 5)
+    assert line.startswith(": 'podman has no equivalent")

@@ -40,8 +40,9 @@ def faults(data: dict[str, Any]) -> list[Fault]:
     ("data", "line"),
     [
         ({"target": "pod/a"}, "kubectl wait pod/a --namespace=demo --for=condition=Ready --timeout=120s"),
+        ({"target": "deployment/a"}, "kubectl rollout status deployment/a --namespace=demo --timeout=120s"),
         (
-            {"target": "deployment/a"},
+            {"target": "deployment/a", "until": "condition=Available"},
             "kubectl wait deployment/a --namespace=demo --for=condition=Available --timeout=120s",
         ),
         (
