@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
     from runner.deadline import Deadline
     from runner.invocation import Run
-    from runner.journal import Dependent, Journal, Undo
+    from runner.journal import Dependent, Journal, Place, Undo
 
 VERIFY_TIMEOUT: Final = 20.0
 
@@ -149,7 +149,7 @@ def verify(run: Run) -> tuple[Leftover, ...]:
             asked.append(record)
             if there:
                 run.journal.again(record)
-                left.append(leftover(record, "it was deleted, but is still there"))
+                left.append(leftover(record, "it was deleted, but is still there", place=run.journal.place))
         left += _outlived(run, cluster, asked, deadline)
     if unasked:
         what = f"whether {_count(len(unasked), 'object is', 'objects are')} gone could not be verified: {why}"
@@ -171,7 +171,7 @@ def _outlived(run: Run, cluster: Cluster, gone: Sequence[Undo], deadline: Deadli
     for owner, dependent, holds in found:
         run.journal.again(msgspec.structs.replace(owner, dependents=(*owner.dependents, dependent)))
         why = f"it still exists{holds}; {owner}, to which it belongs, is gone"
-        yield Leftover(address(dependent), why, removal(owner, (dependent,)))
+        yield Leftover(address(dependent), why, removal(owner, (dependent,), run.journal.place))
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -195,8 +195,12 @@ def _namespace_of(record: Undo) -> str:
 class Remover:
     """Removes the objects of undo records, and writes down what is gone. It is the hand of the cluster meanwhile."""
 
-    def __init__(self, cluster: Cluster, journal: Journal | None, run_id: str, emit: Emit) -> None:
+    def __init__(
+        self, cluster: Cluster, journal: Journal | None, run_id: str, emit: Emit, place: Place | None = None
+    ) -> None:
+        """`place` is for runs without a journal: the words that name the cluster."""
         self.run_id = run_id
+        self._place = journal.place if journal else place
         self.deadline: Deadline
         self._cluster = cluster
         self._journal = journal
@@ -209,13 +213,13 @@ class Remover:
         known = {record.id: record for record in self._journal.records} if self._journal else {}
         doomed = [known.get(record.id, record) for record in doomed]  # with what was found to depend on them
         deleted = 0
-        left = {record.id: leftover(record, "it was not reached in time") for record in doomed}
+        left = {record.id: leftover(record, "it was not reached in time", place=self._place) for record in doomed}
         try:
             for gone in self._cluster.undo(doomed, self, hurry=hurry):
                 record = gone.record
                 left.pop(record.id)
                 if gone.why:
-                    left[record.id] = leftover(record, gone.why, gone.rest, hopeless=gone.hopeless)
+                    left[record.id] = leftover(record, gone.why, gone.rest, self._place, hopeless=gone.hopeless)
                     continue
                 if self._journal:
                     self._journal.undone(record)
@@ -249,24 +253,30 @@ def address(record: Undo | Dependent) -> str:
     return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
 
 
-def leftover(record: Undo, why: str, rest: Sequence[Dependent] = (), *, hopeless: bool = False) -> Leftover:
+def leftover(
+    record: Undo, why: str, rest: Sequence[Dependent] = (), place: Place | None = None, *, hopeless: bool = False
+) -> Leftover:
     """What is left of a record: the object itself, or the `rest` of it."""
     name = address(rest[0]) if rest else address(record)
     more = f" and {len(rest) - 1} more of {record}" if len(rest) > 1 else ""
-    return Leftover(name + more, why, removal(record, rest), hopeless)
+    return Leftover(name + more, why, removal(record, rest, place), hopeless)
 
 
-def removal(record: Undo, rest: Sequence[Dependent] = ()) -> str:
-    """What a person types to remove what is left of a record."""
+def removal(record: Undo, rest: Sequence[Dependent] = (), place: Place | None = None) -> str:
+    """What a person types to remove what is left of a record, in the cluster at this place."""
     if record.engine == "podman":
         from runner.cluster import podman_dialect
 
         return str(podman_dialect.removal(record.kind, record.name))
-    place = f" --namespace={record.namespace}" if record.namespace else ""
-    return f"kubectl delete {' '.join(map(str, rest or (record,)))}{place}"
+    namespace = (f"--namespace={record.namespace}",) if record.namespace else ()
+    flags = place.flags if place else ()
+    return shell.quote(("kubectl", "delete", *map(str, rest or (record,)), *namespace, *flags))
 
 
-def tidy(folder: Path) -> None:
-    """Remove what only a run that goes on needs: rendered files, the pinned kubeconfig; journal and events stay."""
+def tidy(folder: Path, *, left: bool = False) -> None:
+    """Remove what only a run that goes on needs: rendered files, and the pinned kubeconfig unless something is left to
+    be removed with it; journal and events stay.
+    """
     shutil.rmtree(folder / STEPS, ignore_errors=True)
-    (folder / KUBECONFIG).unlink(missing_ok=True)
+    if not left:
+        (folder / KUBECONFIG).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import socket
 import tempfile
 import threading
@@ -111,6 +112,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     named: bool = False
     """The context was named with --context or in the file, so that it may be one that is not local."""
+    kubeconfig: str = ""
+    """The file that --kubeconfig named; absolute."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What runner and kubectl must be told to mean the same cluster."""
+        file = (f"--kubeconfig={self.kubeconfig}",) if self.kubeconfig else ()
+        return (*file, f"--context={self.context}") if self.named else file
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,6 +261,21 @@ def runs_folder(state: str = "") -> Path:
     return (Path(state).expanduser().absolute() if state else state_folder()) / "runs"
 
 
+def state_flags(runs: Path) -> tuple[str, ...]:
+    """What a command must be told to look into these run folders."""
+    return () if runs == runs_folder() else (f"--state-dir={runs.parent}",)
+
+
+def line(*words: str) -> str:
+    """A command of runner, as a person types it."""
+    return shlex.join(("runner", *words))
+
+
+def clean_line(folder: Path, place: Place | None) -> str:
+    """What a person types to remove what the run of this folder left."""
+    return line("clean", "--run", folder.name, *state_flags(folder.parent), *(place.flags if place else ()))
+
+
 def past_runs(runs: Path) -> Iterator[Path]:
     """The run folders, oldest first."""
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -360,11 +384,14 @@ class Journal:
         except BlockingIOError:
             os.close(self._file)
             return None
-        self._records = dict(replay(folder).records)
+        past = replay(folder)
+        self._records, self.place = dict(past.records), past.place
         return self
 
     def _begin(self, folder: Path, guard: Callable[[bool], object]) -> None:
         self.folder = folder
+        self.place: Place | None = None
+        """Where objects are made."""
         self.goodbye: End | None = None
         self._guard = guard
         self._lock = threading.Lock()
@@ -372,6 +399,11 @@ class Journal:
         self._gone: list[Undo] = []
         self._numbers = count(1)
         self._torn = False
+
+    @property
+    def clean_line(self) -> str:
+        """What a person types to remove what is left."""
+        return clean_line(self.folder, self.place)
 
     @property
     def records(self) -> tuple[Undo, ...]:
@@ -407,6 +439,7 @@ class Journal:
 
     def at(self, place: Place) -> None:
         """Where objects will be made."""
+        self.place = place
         self._note({"cluster": msgspec.to_builtins(place)})
 
     def intend(self, record: Undo) -> None:

@@ -113,6 +113,8 @@ class RunResult:
     deadline_exceeded: bool = False
     handover: bool = False
     """The watchdog goes on to remove what is left."""
+    clean: str = ""
+    """The command that removes what is left."""
     error: str = ""
     hint: str = ""
     problems: tuple[Problem, ...] = ()

@@ -194,13 +194,13 @@ def rescue(folder: Path, descriptor: int) -> None:
     try:
         left = _undo(past, journal, events)
     except Exception as error:  # noqa: BLE001 - nobody else would ever hear of it
-        events.emit("warning", message=f"bug in the watchdog: {type(error).__name__}: {error}", hint="runner clean")
+        events.emit("warning", message=f"bug in the watchdog: {type(error).__name__}: {error}", hint=journal.clean_line)
     doomed = {record.id for record in past.doomed}
     remaining = [record for record in journal.records if record.id in doomed]
     for record in remaining:
-        rest = left.get(record.id) or leftover(record, "it was not reached")
+        rest = left.get(record.id) or leftover(record, "it was not reached", place=past.place)
         events.emit("object left", object=rest.object, why=rest.why, command=rest.command)
-    tidy(folder)
+    tidy(folder, left=bool(remaining))
     kept = [address(record) for record in past.spared]
     events.emit("watchdog ended", left=len(remaining), kept=kept, children=children)
     end = past.end
@@ -226,7 +226,7 @@ def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:
                 with patience.child(_ROUND_SECONDS) as deadline:
                     now = _undo_once(past, doomed, journal, events, deadline)
             except (RunnerError, OSError) as error:
-                now = {record.id: leftover(record, str(error)) for record in doomed}
+                now = {record.id: leftover(record, str(error), place=past.place) for record in doomed}
             left = {key: item for key, item in left.items() if item.hopeless} | now
             doomed = [record for record in doomed if record.id in now and not now[record.id].hopeless]
             if doomed:

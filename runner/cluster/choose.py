@@ -74,7 +74,24 @@ def open_cluster(
             return podman.start(folder, deadline, sockets)
         if not shell.find("kubectl"):
             raise CannotStart("kubectl is not installed", hint="install kubectl, or use --engine podman")
-        return _connect(selected, choice, folder, deadline, meanwhile, sockets, report)
+        place = sockets()  # first: from now on somebody removes what a killed run leaves, credentials included
+        pinned = kubeconfig.pin(selected, folder)
+        try:
+            cluster = _kubectl(selected, pinned, place, report)
+        except BaseException:
+            pinned.unlink(missing_ok=True)
+            raise
+        return _proven(cluster, selected, deadline, meanwhile, named=bool(choice.context and choice.named))
+
+
+def open_again(folder: Path, report: Report, parent: Deadline, sockets: Callable[[], str], *, named: bool) -> Kubectl:
+    """The cluster of a run that is dead, by the kubeconfig that it left in its folder; it must be proven to be local
+    anew, unless it is `named` again. Raises `CannotStart`.
+    """
+    selected = kubeconfig.pinned(folder)
+    with Deadline(ANSWER_SECONDS, parent) as deadline:
+        cluster = _kubectl(selected, kubeconfig.pinned_path(folder), sockets(), report)
+        return _proven(cluster, selected, deadline, named=named)
 
 
 def reopen(engine: str, folder: Path, deadline: Deadline, sockets: Callable[[], str] = str) -> Cluster:
@@ -94,30 +111,27 @@ def reopen(engine: str, folder: Path, deadline: Deadline, sockets: Callable[[], 
     return cluster
 
 
-def _connect(
-    selected: Selected,
-    choice: Choice,
-    folder: Path,
-    deadline: Deadline,
-    meanwhile: Callable[[], object],
-    sockets: Callable[[], str],
-    report: Report,
-) -> Kubectl:
+def _kubectl(selected: Selected, pinned: Path, sockets: str, report: Report) -> Kubectl:
     from runner.cluster.kubectl import Kubectl
 
-    place = sockets()  # first: from now on somebody removes what a killed run leaves, credentials included
-    pinned = kubeconfig.pin(selected, folder)
-    try:
-        cluster = Kubectl(selected, pinned, place, report)
-    except BaseException:
-        pinned.unlink(missing_ok=True)
-        raise
+    return Kubectl(selected, pinned, sockets, report)
+
+
+def _proven(
+    cluster: Kubectl,
+    selected: Selected,
+    deadline: Deadline,
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    named: bool,
+) -> Kubectl:
+    """The cluster, when it answers and may be touched; else it is closed."""
     try:
         meanwhile()
         cluster.settle(deadline)
         cluster.verdict = guard.judge(selected, lambda: _nodes(cluster, selected, deadline), _runner(deadline))
         if not cluster.verdict.local:
-            if not (choice.context and choice.named):
+            if not named:
                 raise guard.refusal(cluster.verdict, selected)
             _ask(cluster, selected, deadline)
     except BaseException:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Where Kubernetes puts the credentials of a Pod.
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+IN_POD = "service-account"
+"""The name that stands for the context of a Pod's own service account."""
 
 Entry = dict[str, Any]
 
@@ -123,6 +125,8 @@ def pinned(folder: Path) -> Selected:
     masking.hide(confidential.of_kubeconfig(config))
     context, cluster = config["contexts"][0], config["clusters"][0]
     body = context["context"]
+    account = _service_account()
+    in_pod = account is not None and all(config[key] == account.config[key] for key in ("clusters", "users"))
     return Selected(
         context["name"],
         cluster["name"],
@@ -130,6 +134,7 @@ def pinned(folder: Path) -> Selected:
         str(body.get("namespace") or "default"),
         str(body.get("user") or ""),
         config,
+        in_pod,
     )
 
 
@@ -264,7 +269,7 @@ def _service_account() -> Selected | None:
     host, token = os.environ.get("KUBERNETES_SERVICE_HOST"), SERVICE_ACCOUNT / "token"
     if not host or not token.is_file():
         return None
-    name = "service-account"
+    name = IN_POD
     address = f"[{host}]" if ":" in host else host
     server = f"https://{address}:{os.environ.get('KUBERNETES_SERVICE_PORT') or '443'}"
     namespace = "default"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runner.cluster.protocol import RUN_LABEL
 from runner.errors import StepFailed
-from runner.journal import NAME, is_alive, replay
+from runner.journal import NAME, clean_line, is_alive, line, replay, state_flags
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Hand, Object, Ref
@@ -99,8 +99,16 @@ def respect(ref: Ref, live: Object, runs: Path, clock: Callable[[], datetime], h
     if found.state == "dead":
         hand.warn(
             f"{ref} was left by the run {found.run}, which is dead: it is updated, but not deleted at the end",
-            hint=f"runner clean --run {found.run}",
+            hint=_clean_line(found.run, runs, hand),
         )
+
+
+def _clean_line(run: str, runs: Path, hand: Hand) -> str:
+    """What a person types to remove what a dead run left: by its journal, or by its label where there is none here."""
+    if (runs / run / NAME).exists():
+        return clean_line(runs / run, replay(runs / run).place)
+    here = replay(runs / hand.run_id).place
+    return line("clean", "--cluster", "--run", run, *state_flags(runs), *(here.flags if here else ()))
 
 
 def of_labels(labels: Mapping[str, str], uid: str) -> Object:

@@ -6,22 +6,37 @@ import shutil
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from runner import orphans, shell
 from runner.cleanup import Remover, address, leftover, tidy
-from runner.cluster.choose import Choice, engine_of, open_cluster
+from runner.cluster.choose import Choice, engine_of, open_again, open_cluster
+from runner.cluster.kubeconfig import IN_POD
 from runner.cluster.patience import quiet
 from runner.commands import history
 from runner.deadline import Deadline
-from runner.errors import ExitCode, RunnerError, UsageError
-from runner.journal import NAME, Journal, Past, Undo, boot_id, past_runs, replay, runs_folder
+from runner.errors import CannotStart, ExitCode, RunnerError, UsageError
+from runner.journal import (
+    KUBECONFIG,
+    NAME,
+    Journal,
+    Past,
+    Place,
+    Undo,
+    boot_id,
+    line,
+    past_runs,
+    replay,
+    runs_folder,
+    state_flags,
+)
 from runner.result import Leftover
 from runner.signals import Signals
 from runner.steps.kind import is_duration, seconds
@@ -29,6 +44,7 @@ from runner.steps.kind import is_duration, seconds
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
     from runner.cluster.labelled import Labelled
+    from runner.cluster.protocol import Cluster
 
 CLEAN_SECONDS = 120.0
 
@@ -44,6 +60,8 @@ class Case:
     kept: tuple[Undo, ...] = ()
     past: Past | None = None
     held: str = ""
+    where: str = ""
+    """The cluster, and the kubeconfig by which it was reached."""
     removed: list[str] = field(default_factory=list)
     left: dict[str, Leftover] = field(default_factory=dict)
     """By the id of its record."""
@@ -92,7 +110,7 @@ def _here(runs: Path, options: Namespace, older: float) -> Iterator[Case]:
         doomed = (*past.doomed, *(past.spared if named else ()))
         if named or doomed or held or _is_on_this_machine(past):
             kept = () if named else past.spared
-            yield Case(past.id, status, history.when(past), doomed, kept, past, held)
+            yield Case(past.id, status, history.when(past), doomed, kept, past, held, _where(past.place))
 
 
 def _is_on_this_machine(past: Past) -> bool:
@@ -115,7 +133,14 @@ def _elsewhere(
         doomed = tuple(record for record in found.records if record not in kept)
         when = found.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         held = "" if options.run else _may_be_alive(found, now)
-        yield Case(found.run, "of another machine", when, doomed, kept, held=held)
+        where = f"{cluster.context} ({cluster.server})"
+        yield Case(found.run, "of another machine", when, doomed, kept, held=held, where=where)
+
+
+def _where(place: Place | None) -> str:
+    if place is None or not place.context:
+        return place.engine if place else ""
+    return f"{place.context} ({place.server})"
 
 
 def _may_be_alive(found: Labelled, now: Any) -> str:
@@ -149,11 +174,19 @@ def _undo(case: Case, cluster: Kubectl | None, options: Namespace, deadline: Dea
             _undo_past(case, case.past, options, deadline)
         elif cluster:
             with deadline.child(CLEAN_SECONDS) as part:
-                remover = Remover(cluster, None, case.run, _remembering(case))
+                remover = Remover(cluster, None, case.run, _remembering(case), _asked(options))
                 case.left |= remover.undo(case.doomed, part, hurry=False)[1]
     except (RunnerError, OSError) as error:
         gone = set(case.removed)
-        case.left = {record.id: leftover(record, str(error)) for record in case.doomed if address(record) not in gone}
+        rest = [record for record in case.doomed if address(record) not in gone]
+        place = case.past.place if case.past else None
+        case.left = {record.id: leftover(record, str(error), place=place) for record in rest}
+
+
+def _asked(options: Namespace) -> Place:
+    """The cluster that the command line names."""
+    file = str(Path(options.kubeconfig).absolute()) if options.kubeconfig else ""
+    return Place(engine="kubectl", context=options.context, named=bool(options.context), kubeconfig=file)
 
 
 def _undo_past(case: Case, past: Past, options: Namespace, deadline: Deadline) -> None:
@@ -165,7 +198,7 @@ def _undo_past(case: Case, past: Past, options: Namespace, deadline: Deadline) -
     with ExitStack() as stack:
         stack.callback(journal.close)
         stack.callback(lambda: _end(case, past, journal))
-        stack.callback(tidy, past.folder)
+        stack.callback(lambda: tidy(past.folder, left=_still_open(case, journal) > 0))
         orphans.end(past.children.values() if past.started and past.started.boot == boot_id() else ())
         for mark in past.children:
             journal.ended(mark)
@@ -175,24 +208,66 @@ def _undo_past(case: Case, past: Past, options: Namespace, deadline: Deadline) -
             return
         shell.keep_ledger(orphans.Ledger(journal))
         stack.callback(shell.keep_ledger, None)
-        sockets = journal.make_temporary
-        cluster = open_cluster(_choice(past, options), past.folder, quiet, parent=deadline, sockets=sockets)
-        stack.callback(cluster.close)
-        if past.place and past.place.server != cluster.server:
-            raise UsageError(
-                f"the context {past.place.context} is another cluster now: it was {past.place.server}, and is "
-                f"{cluster.server}",
-            )
-        with deadline.child(CLEAN_SECONDS) as part:
-            remover = Remover(cluster, journal, past.id, _remembering(case))
-            case.left |= remover.undo(case.doomed, part, hurry=False)[1]
+        scratch = Path(journal.make_temporary())
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        _remove(case, past, journal, _ways(past, journal, scratch, options, deadline), deadline)
+
+
+Way = tuple[str, Callable[[], "Cluster"]]
+
+
+def _remove(case: Case, past: Past, journal: Journal, ways: Iterable[Way], deadline: Deadline) -> None:
+    """Remove the objects: with the run's own kubeconfig while that works, and what that may not with the user's."""
+    rest = list(case.doomed)
+    failures: list[str] = []
+    for name, connect in ways:
+        try:
+            cluster = connect()
+        except RunnerError as error:
+            failures.append(f"by {name}: {error}")
+            continue
+        case.where = f"{_where(past.place)}, by {name}"
+        with closing(cluster), deadline.child(CLEAN_SECONDS) as part:
+            case.left = Remover(cluster, journal, past.id, _remembering(case)).undo(rest, part, hurry=False)[1]
+        rest = [record for record in rest if record.id in case.left]
+        if not any(item.hopeless for item in case.left.values()):
+            return
+    if not case.left:
+        raise CannotStart("; ".join(failures))
+
+
+def _ways(past: Past, journal: Journal, scratch: Path, options: Namespace, deadline: Deadline) -> Iterator[Way]:
+    """How to reach the cluster of a dead run, the best first. Whichever it is, the cluster must be proven local again
+    unless --context names it. The run's own kubeconfig stays as it is; others are pinned in `scratch`.
+    """
+    place, sockets = past.place, journal.make_temporary
+    connect = partial(open_cluster, report=quiet, parent=deadline, sockets=sockets)
+    if place and place.engine == "podman":
+        yield "podman", partial(connect, Choice("podman"), past.folder)
+        return
+
+    def connect_as(choice: Choice) -> Cluster:
+        server = selected.server if (selected := engine_of(choice)[1]) else ""
+        if place and place.server != server:
+            raise CannotStart(f"the context {context} is another cluster now: it was {place.server}, and is {server}")
+        return connect(choice, scratch)
+
+    named, asked, own = bool(options.context), _asked(options).kubeconfig, place.kubeconfig if place else ""
+    if (past.folder / KUBECONFIG).exists() and asked in ("", own):
+        yield "the run's own kubeconfig", partial(open_again, past.folder, quiet, deadline, sockets, named=named)
+    context = options.context or (place.context if place and place.context != IN_POD else "")
+    for file in dict.fromkeys((asked, asked or own)):
+        yield file or "your kubeconfig", partial(connect_as, Choice("kubectl", file, context, named=named))
 
 
 def _end(case: Case, past: Past, journal: Journal) -> None:
     status, code = (past.end.status, past.end.code) if past.end else ("crashed", 128 + signal.SIGKILL)
-    open_ = {record.id for record in journal.records}
-    left = sum(record.id in open_ for record in case.doomed)
-    journal.end(status, code, left=left, by="clean")
+    journal.end(status, code, left=_still_open(case, journal), by="clean")
+
+
+def _still_open(case: Case, journal: Journal) -> int:
+    """How many of its objects are left."""
+    return len({record.id for record in journal.records} & {record.id for record in case.doomed})
 
 
 def _remembering(case: Case) -> Callable[..., None]:
@@ -203,14 +278,6 @@ def _remembering(case: Case) -> Callable[..., None]:
             case.removed.append(fields["object"])
 
     return emit
-
-
-def _choice(past: Past, options: Namespace) -> Choice:
-    """The cluster of a run: by its context, which must be proven local again unless --context names it."""
-    if past.place and past.place.engine == "podman":
-        return Choice("podman")
-    context = options.context or (past.place.context if past.place else "")
-    return Choice("kubectl", options.kubeconfig, context, named=bool(options.context))
 
 
 # --- saying it
@@ -225,8 +292,7 @@ def _report(options: Namespace, cases: Sequence[Case], *, acts: bool) -> None:
         document = {"schema": 1, "dry_run": not acts, "runs": [_document(case) for case in cases]}
         terminal.write(sys.stdout, as_json(document, indent=2) + "\n")
         return
-    command = "runner clean --cluster" if options.cluster else "runner clean"
-    terminal.write(sys.stdout, "".join(f"{line}\n" for line in _lines(cases, command, acts=acts)))
+    terminal.write(sys.stdout, "".join(f"{text}\n" for text in _lines(cases, options, acts=acts)))
 
 
 def _document(case: Case) -> dict[str, Any]:
@@ -237,21 +303,35 @@ def _document(case: Case) -> dict[str, Any]:
         "objects": [address(record) for record in case.doomed],
         "kept": [address(record) for record in case.kept],
         "held": case.held,
+        "where": case.where,
         "removed": case.removed,
         "left": [{"object": item.object, "why": item.why, "command": item.command} for item in case.left.values()],
     }
 
 
-def _lines(cases: Sequence[Case], command: str, *, acts: bool) -> Iterator[str]:
+def _lines(cases: Sequence[Case], options: Namespace, *, acts: bool) -> Iterator[str]:
     from runner.reports.wording import harmless
 
+    differ = len({_flags(case, options) for case in cases if case.doomed and not case.held}) > 1
     for case in cases:
-        yield f"{case.run}  {case.status}, begun {case.when}" + (f": {harmless(case.held)}" if case.held else "")
+        where = f", on {case.where}" if case.where else ""
+        held = f": {case.held}" if case.held else ""
+        yield harmless(f"{case.run}  {case.status}, begun {case.when}{where}{held}")
         for record in case.doomed:
             yield from _line(case, record, acts=acts)
         for record in case.kept:
             yield f"  kept: {harmless(address(record))}"
-    yield _sum(cases, command, acts=acts)
+        if differ and not acts and case.doomed and not case.held:
+            yield f"  try: {harmless(line('clean', '--run', case.run, *_flags(case, options)))}"
+    yield _sum(cases, options, acts=acts, differ=differ)
+
+
+def _flags(case: Case, options: Namespace) -> tuple[str, ...]:
+    """What `clean` must be told to find a run and its cluster."""
+    asked = _asked(options).flags
+    own = case.past.place.flags if case.past and case.past.place else ()
+    cluster = ("--cluster",) if options.cluster else ()
+    return (*cluster, *state_flags(runs_folder(options.state_dir)), *(asked or own))
 
 
 def _line(case: Case, record: Undo, *, acts: bool) -> Iterator[str]:
@@ -267,15 +347,18 @@ def _line(case: Case, record: Undo, *, acts: bool) -> Iterator[str]:
     yield f"  {word}: {harmless(address(record) + more)}"
 
 
-def _sum(cases: Sequence[Case], command: str, *, acts: bool) -> str:
-    from runner.reports.wording import count
+def _sum(cases: Sequence[Case], options: Namespace, *, acts: bool, differ: bool) -> str:
+    from runner.reports.wording import count, harmless
 
     removed, left = sum(len(case.removed) for case in cases), sum(len(case.left) for case in cases)
-    there = sum(len(case.doomed) for case in cases if not case.held)
+    free = [case for case in cases if case.doomed and not case.held]
     held = sum(len(case.doomed) for case in cases if case.held)
     others = f"{count(held, 'object')} {'is' if held == 1 else 'are'} left to others, as said above"
     if acts:
         return f"{count(removed, 'object')} removed, {left} left" + (f"; {others}" if held else "")
-    if there:
-        return f"{count(there, 'object')} can be removed; try: {command} --all, or {command} --run ID"
+    if free:
+        flags = _flags(free[0], options)
+        every, one = line("clean", "--all", *flags), line("clean", "--run", "ID", *flags)
+        there = f"{count(sum(len(case.doomed) for case in free), 'object')} can be removed; try: "
+        return there + ("the lines above" if differ else harmless(f"{every}, or {one}"))
     return others if held else "nothing is left"

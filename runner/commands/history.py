@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.journal import Past, past_runs, replay
+from runner.journal import Past, line, past_runs, replay, state_flags
 
 _MEANINGS = {"success": "passed", "failure": "failed", "error": "not started"}
 
@@ -23,7 +23,7 @@ def find(runs: Path, name: str) -> Past:
         folder for folder in folders if name and folder.name.startswith(name)
     ]
     if not found:
-        raise UsageError(f"there is no run {name} in {runs}", hint="`runner runs` lists them")
+        raise UsageError(f"there is no run {name} in {runs}", hint=f"`{line('runs', *state_flags(runs))}` lists them")
     if len(found) > 1:
         raise UsageError(f"{name} may be any of {', '.join(folder.name for folder in found)}", hint="write it in full")
     return replay(found[0])

@@ -26,7 +26,19 @@ from runner.events import Events
 from runner.expressions import EvaluationError
 from runner.inputs import scope_values
 from runner.invocation import Run
-from runner.journal import EVENTS, RUN_ID, Journal, Place, leftovers, new_run_id, past_runs, runs_folder, unfinished
+from runner.journal import (
+    EVENTS,
+    RUN_ID,
+    Journal,
+    Place,
+    leftovers,
+    line,
+    new_run_id,
+    past_runs,
+    runs_folder,
+    state_flags,
+    unfinished,
+)
 from runner.result import RunResult, WorkflowResult
 from runner.signals import Signals
 from runner.steps.bounds import NAMESPACE
@@ -102,7 +114,7 @@ def _say_goodbye(journal: Journal, error: BaseException | None) -> None:
     elif error and not journal.goodbye:
         journal.end("bug", ExitCode.BUG, handover=True)
     if journal.goodbye and not journal.goodbye.handover:
-        cleanup.tidy(journal.folder)
+        cleanup.tidy(journal.folder, left=bool(journal.goodbye.left))
 
 
 def _listen(options: Namespace, shared: Run, stack: ExitStack) -> None:
@@ -196,6 +208,7 @@ def _run_all(
         signal=shared.signal,
         deadline_exceeded=any(workflow.cause == "deadline" for workflow in ended),
         handover=handover,
+        clean=shared.journal.clean_line if any(workflow.cleanup.left for workflow in ended) else "",
     )
     shared.events.emit("run ended", status=_status(result), code=result.exit_code, seconds=round(result.seconds, 3))
     left = sum(len(workflow.cleanup.left) for workflow in ended)
@@ -262,11 +275,17 @@ def _words_about_leftovers(runs: Path) -> str:
     objects = sum(len(past.doomed) for past in left)
     there = "1 object" if objects == 1 else f"{objects} objects"
     whose = f"the run {left[0].id}" if len(left) == 1 else f"{len(left)} earlier runs"
-    return f"{whose} left {there}; see and remove: runner clean"
+    return f"{whose} left {there}; see and remove: {line('clean', *state_flags(runs))}"
 
 
 def _place(cluster: Cluster, choice: Choice) -> Place:
-    return Place(engine=cluster.engine, context=cluster.context, server=cluster.server, named=bool(choice.context))
+    return Place(
+        engine=cluster.engine,
+        context=cluster.context,
+        server=cluster.server,
+        named=bool(choice.context),
+        kubeconfig=str(Path(choice.kubeconfig).absolute()) if choice.kubeconfig else "",
+    )
 
 
 def _needs_cluster(workflows: Sequence[Workflow]) -> bool:
@@ -333,7 +352,7 @@ def _left(shared: Run) -> None:
         lines = [
             f"runner: left at once; {there} left, and the watchdog removes what it can:",
             *(f"  {cleanup.address(record)}" for record in records),
-            f"  try: runner clean --run {shared.id}   (shows and removes what is still there)",
+            f"  try: {shared.journal.clean_line}   (shows and removes what is still there)",
         ]
     else:
         lines = ["runner: left at once; nothing is left in the cluster"]

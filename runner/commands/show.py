@@ -12,7 +12,7 @@ from typing import Any
 from runner.cleanup import address
 from runner.commands import history, runs
 from runner.events import Event
-from runner.journal import EVENTS, WATCHDOG_LOG, Past, runs_folder
+from runner.journal import EVENTS, WATCHDOG_LOG, Past, clean_line, runs_folder
 
 
 def run(options: Namespace) -> int:
@@ -62,7 +62,7 @@ def _lines(past: Past, records: list[dict[str, Any]], style: Any, verbose: bool)
     for kept in past.spared:
         yield f"  kept: {address(kept)}"
     if past.records and past.status not in ("running", "cleaning"):
-        yield f"  try: runner clean --run {past.id}"
+        yield f"  try: {clean_line(past.folder, past.place)}"
 
 
 def _event(record: dict[str, Any]) -> Event:

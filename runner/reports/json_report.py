@@ -12,7 +12,8 @@ may come, so ignore what you do not know):
 - `engine`, `context`: how and where it ran: `kubectl` or `podman`; the context of the kubeconfig.
 - `folder`: where everything about the run is kept.
 - `signal`: the number of the signal that ended it, 0 for none; `deadline_exceeded`: whether its deadline did.
-- `handover`: whether the watchdog goes on to remove what is left.
+- `handover`: whether the watchdog goes on to remove what is left; `clean`: the command that removes it otherwise, empty
+  when nothing is left.
 - `error`, `hint`: why there was no run and what to do about it; empty when there was.
 - `workflows`: one for each file, in the order in which they ran:
   - `name`, `file`, `namespace`; `status`: `success`, `failure`, `skipped` or `cancelled`; `seconds`.
@@ -76,6 +77,7 @@ def document(result: RunResult, exit_code: int | None = None) -> dict[str, Any]:
         "signal": result.signal,
         "deadline_exceeded": result.deadline_exceeded,
         "handover": result.handover,
+        "clean": result.clean,
         "error": result.error,
         "hint": result.hint,
         "workflows": [_workflow(workflow) for workflow in result.workflows],

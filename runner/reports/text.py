@@ -187,7 +187,7 @@ class _Report:
             return
         if result.handover:
             yield "the watchdog goes on removing it for up to 10 min; what is left after that:"
-        yield f"  {advice(f'runner clean --run {result.run}')}"
+        yield f"  {advice(harmless(result.clean))}"
 
     def error(self, result: RunResult) -> Iterator[str]:
         if result.error:

@@ -97,6 +97,37 @@ def test_show_tells_what_happened(answer: Answer, tmp_path: Path) -> None:
     assert [record["event"] for record in document["events"]] == ["step started", "watchdog started"]
 
 
+def test_lines_to_type_name_the_state_and_the_cluster(answer: Answer, tmp_path: Path) -> None:
+    """As the runs were started; where runs were started in different ways, each has its own line."""
+    state = tmp_path / "my state"
+    where = f"'--state-dir={state}'"
+    for number, place in enumerate(
+        (
+            Place(engine="kubectl", context="far", server="https://a", named=True),
+            Place(engine="kubectl", context="far", server="https://a", named=True, kubeconfig="/k/my file"),
+        )
+    ):
+        journal = Journal(state / f"runs/20260101-00000{number}-aaaa")
+        journal.start(("flow.yaml",), "1.0")
+        journal.at(place)
+        journal.intend(Undo(id="r/1", engine="kubectl", api_version="v1", kind="Pod", name="app"))
+        journal.close()
+        if not number:
+            alone = answer("clean", "--state-dir", str(state))[1]
+    both = answer("clean", "--state-dir", str(state))[1]
+    shown = answer("show", "last", "--state-dir", str(state))[1]
+    unknown = answer("show", "2025", "--state-dir", str(state))[2]
+
+    assert ", on far (https://a)\n" in alone
+    assert f"try: runner clean --all {where} --context=far, or runner clean --run ID {where} --context=far" in alone
+    second = f"  try: runner clean --run 20260101-000001-aaaa {where} '--kubeconfig=/k/my file' --context=far\n"
+    assert f"  try: runner clean --run 20260101-000000-aaaa {where} --context=far\n" in both
+    assert second in both
+    assert both.endswith("2 objects can be removed; try: the lines above\n")
+    assert shown.endswith(second)
+    assert f"`runner runs {where}` lists them" in unknown
+
+
 def test_a_name_must_mean_one_run(answer: Answer, tmp_path: Path) -> None:
     """An unknown or ambiguous one is a usage error that says what to type."""
     for letter in "ab":
@@ -165,7 +196,7 @@ def test_clean_without_the_cluster_of_the_run(answer: Answer, tmp_path: Path) ->
     code, out, _ = answer("clean", "--all")
 
     assert code == 5
-    assert "left: pod/app (namespace x): there is no context kind-a in" in out
+    assert "left: pod/app (namespace x): by your kubeconfig: there is no context kind-a in" in out
     assert "remove it with: kubectl delete pod/app --namespace=x" in out
     past = replay(tmp_path / "runner/runs/20260101-000002-bbbb")
     assert past.end

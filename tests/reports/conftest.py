@@ -269,7 +269,15 @@ def run_passed(passed: WorkflowResult) -> RunResult:
 @pytest.fixture
 def run_failed(failed: WorkflowResult) -> RunResult:
     """A run of one workflow that failed."""
-    return RunResult("r1", (failed,), 130.3, "kubectl", "kind-kind", "/home/me/.local/state/runner/r1")
+    return RunResult(
+        "r1",
+        (failed,),
+        130.3,
+        "kubectl",
+        "kind-kind",
+        "/home/me/.local/state/runner/r1",
+        clean="runner clean --run r1",
+    )
 
 
 @pytest.fixture

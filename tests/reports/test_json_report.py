@@ -28,7 +28,9 @@ def keys(data: Any) -> set[str]:
 
 def test_the_object(passed: WorkflowResult, failed: WorkflowResult, golden: Golden) -> None:
     """Every key in its order, durations in milliseconds' precision."""
-    result = RunResult("r1", (passed, failed), 134.45678, "kubectl", "kind-kind", "/runs/r1")
+    result = RunResult(
+        "r1", (passed, failed), 134.45678, "kubectl", "kind-kind", "/runs/r1", clean="runner clean --run r1"
+    )
     golden("report.json", json_report.render(result))
 
 

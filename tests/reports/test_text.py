@@ -28,7 +28,7 @@ def test_failed(run_failed: RunResult, golden: Golden) -> None:
 
 def test_several(passed: WorkflowResult, failed: WorkflowResult, golden: Golden) -> None:
     """Each workflow with its steps, then all verdicts, their sum, and what the exit code means."""
-    result = RunResult("r1", (passed, failed), 134.4, deadline_exceeded=True)
+    result = RunResult("r1", (passed, failed), 134.4, deadline_exceeded=True, clean="runner clean --run r1")
     golden("text_several.txt", text.render(result))
 
 
@@ -134,7 +134,9 @@ def test_signal_and_incomplete_cleanup(passed: WorkflowResult) -> None:
 def test_cleanup_incomplete(passed: WorkflowResult) -> None:
     """Exit code 5 says that the steps passed and what is left."""
     left = Leftover("pod/x", "it is stuck\nfor a reason", "kubectl delete pod/x")
-    report = text.render(RunResult("r1", (replace(passed, cleanup=Cleanup(0, (), (left,), 30)),), 40))
+    clean = "runner clean --run r1 --context=far"
+    report = text.render(RunResult("r1", (replace(passed, cleanup=Cleanup(0, (), (left,), 30)),), 40, clean=clean))
+    assert f"  try: {clean}\n" in report
     assert "  left: pod/x: it is stuck\n  │ for a reason\n    remove it with: kubectl delete pod/x\n" in report
     assert "exit code 5: every step passed, but" in report
 

@@ -344,6 +344,16 @@ def test_service_account(pod: Path) -> None:
     assert selected.config["clusters"][0]["cluster"]["certificate-authority"] == str(pod / "ca.crt")
 
 
+def test_pinned_service_account(pod: Path, tmp_path: Path) -> None:
+    """What a run pinned in a Pod is known again there, and nowhere else."""
+    selected = select()
+    assert selected
+    kubeconfig.pin(selected, tmp_path)
+    assert kubeconfig.pinned(tmp_path).in_pod
+    (pod / "token").unlink()
+    assert not kubeconfig.pinned(tmp_path).in_pod
+
+
 def test_kubeconfig_in_a_pod(pod: Path, tmp_path: Path) -> None:
     """A kubeconfig wins over the service account."""
     selected = select(str(write(tmp_path / "file", config("a", current="a"))))

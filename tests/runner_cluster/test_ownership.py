@@ -11,7 +11,7 @@ import pytest
 from runner.cluster import ownership
 from runner.cluster.protocol import Ref
 from runner.errors import StepFailed
-from runner.journal import Journal, Undo
+from runner.journal import Journal, Place, Undo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,15 +104,25 @@ def test_live_runs_are_respected(tmp_path: Path, hand: FakeHand) -> None:
 
 
 def test_what_a_dead_run_left_is_told(tmp_path: Path, hand: FakeHand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the line that removes it."""
+    """With the line that removes it, as this run was started: by the label, where its journal is elsewhere."""
     told: list[tuple[str, str]] = []
     monkeypatch.setattr(hand, "warn", lambda message, hint="": told.append((message, hint)))
-    ownership.respect(REF, live(), tmp_path, clock(100), hand)
-    ownership.respect(REF, live(lifetime=""), tmp_path, clock(100), hand)
+    runs = tmp_path / "my state/runs"
+    mine = Journal(runs / hand.run_id)
+    mine.at(Place(engine="kubectl", context="far", named=True, kubeconfig="/home/me/its config"))
+    ownership.respect(REF, live(), runs, clock(100), hand)
+    ownership.respect(REF, live(lifetime=""), runs, clock(100), hand)
+    other = Journal(runs / "other")
+    other.close()
+    ownership.respect(REF, live(), runs, clock(100), hand)
+    mine.close()
 
+    state = f"'--state-dir={tmp_path}/my state'"
+    message = "pod/a was left by the run other, which is dead: it is updated, but not deleted at the end"
     assert told == [
         (
-            "pod/a was left by the run other, which is dead: it is updated, but not deleted at the end",
-            "runner clean --run other",
-        )
+            message,
+            f"runner clean --cluster --run other {state} '--kubeconfig=/home/me/its config' --context=far",
+        ),
+        (message, f"runner clean --run other {state}"),
     ]
