@@ -217,10 +217,11 @@ class _Builder:
 
     def _check_keep(self, steps: Iterable[Step]) -> None:
         for step in steps:
-            if step.keep and not step.namespace:
+            lost = list(step.kind.homeless(step.template, self.folder)) if step.keep and not step.namespace else []
+            if lost:
                 self._add(
                     (*step.place, "keep"),
-                    "`keep` keeps nothing in a namespace that the run generates and deletes",
+                    f"`keep` cannot keep {', '.join(lost)}: the run generates its namespace, and deletes it",
                     "name a namespace (`namespace: demo`), or keep all of a run with --keep",
                 )
 

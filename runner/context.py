@@ -148,6 +148,15 @@ class StepContext:
 
     def intend(self, ref: Ref) -> Undo:
         execution = self._execution
+        keep = not self.lifetime
+        if keep and ref.namespace in {
+            made.name for made in execution.records if made.kind == "Namespace" and not made.keep
+        }:
+            keep = False
+            self.warn(
+                f"{ref} cannot be kept: the run made its namespace {ref.namespace}, and deletes it",
+                hint="name a namespace that is there, or keep all of a run with --keep",
+            )
         record = Undo(
             id=f"{self.run_id}/{next(execution.shared.numbers)}",
             engine=self.cluster.engine,
@@ -156,7 +165,7 @@ class StepContext:
             name=ref.name,
             namespace=ref.namespace,
             scope=f"{execution.workflow.name}:{self.path}",
-            keep=not self.lifetime,
+            keep=keep,
             spare=execution.policy == "on_failure",
         )
         execution.shared.journal.intend(record)

@@ -102,6 +102,30 @@ def test_everything_at_the_top(folder: Path) -> None:
     assert [step.path for step in built.all_steps] == ["steps[0]", "steps[1]", "on_failure[0]", "finally[0]"]
 
 
+@pytest.mark.parametrize(
+    ("step", "lost"),
+    [
+        ("apply: {manifest: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}", "configmap/a"),
+        ("apply: {manifest: {apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: other}}}", ""),
+        ("apply: {manifest: {apiVersion: v1, kind: Namespace, metadata: {name: a}}}", ""),
+        ("apply: {manifest: {apiVersion: example.test/v1, kind: Widget, metadata: {name: a}}}", ""),
+        ("namespace: other, apply: {manifest: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}", ""),
+        ("apply: {kustomize: app}", ""),
+        ("run: 'true'", ""),
+    ],
+)
+def test_keep_in_a_generated_namespace(step: str, lost: str, folder: Path) -> None:
+    """Refused for what is known to live in it; not for other namespaces, objects without one, and what is unknown."""
+    (folder / "app").mkdir(exist_ok=True)
+    (folder / "app/kustomization.yaml").write_text("resources: []")
+    text = f"namespace: {{generate: demo-}}\nsteps: [{{keep: true, {step}}}]"
+    if lost:
+        (words,) = told(text, folder)
+        assert f"`keep` cannot keep {lost}: the run generates its namespace, and deletes it" in words
+    else:
+        assert build(text, folder).steps[0].keep
+
+
 @pytest.mark.parametrize("keep", ["never", "on_failure", "always"])
 def test_keep_of_the_file(keep: str, folder: Path) -> None:
     """The three values that exist."""

@@ -105,6 +105,15 @@ def _inline_title(value: Any) -> str:
     return ", ".join(f"{str(kind_).lower()}/{name}" for kind_, name in named if name) or manifests.INLINE
 
 
+def homeless(data: Mapping[str, Any], folder: Path) -> Iterable[str]:
+    from runner.cluster.discovery import BUILTIN
+
+    namespaced = {(resource.group_version, resource.kind) for resource in BUILTIN if resource.namespaced}
+    for ref in (item.ref for item in manifests.known(data, folder)):
+        if not ref.namespace and (ref.api_version, ref.kind) in namespaced:
+            yield str(ref)
+
+
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     sources = [key for key in ("file", "kustomize", "manifest") if key in data]
     remote = bool(data.get("allow_remote"))

@@ -70,6 +70,7 @@ def needs_cluster(data: Mapping[str, Any]) -> bool:
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
 lasts = kind.no_time
+homeless = kind.no_objects
 
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:

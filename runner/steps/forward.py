@@ -94,6 +94,7 @@ class Args(kind.Args, frozen=True):
 needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 lasts = kind.no_time
+homeless = kind.no_objects
 commands = kind.no_commands
 
 

@@ -273,6 +273,9 @@ class Kind(Protocol):
     def lasts(self, data: Mapping[str, Any]) -> float:
         """Seconds that it takes by intention, as far as they are known before the run: its timeout comes on top."""
 
+    def homeless(self, data: Mapping[str, Any], folder: Path) -> Iterable[str]:
+        """The objects (`pod/web`) that it makes in the step's namespace, as far as they are known before the run."""
+
     def check(self, data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         """Faults that the schema cannot see; `data` may hold `${{ }}` strings."""
 
@@ -304,6 +307,11 @@ def no_ports(data: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
 def no_time(data: Mapping[str, Any]) -> float:
     """The `lasts` of kinds that end as soon as they can."""
     return 0.0
+
+
+def no_objects(data: Mapping[str, Any], folder: Path) -> Iterable[str]:
+    """The `homeless` of kinds that make no objects."""
+    return ()
 
 
 def no_faults(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:

@@ -48,6 +48,7 @@ needs_cluster = kind.always_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
 lasts = kind.no_time
+homeless = kind.no_objects
 
 
 def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:

@@ -79,6 +79,7 @@ needs_cluster = kind.never_cluster
 _TOOLS: Final = re.compile(r"\b(kubectl|helm)\b")
 fixed_ports = kind.no_ports
 lasts = kind.no_time
+homeless = kind.no_objects
 
 
 def wants_cluster(data: Mapping[str, Any]) -> bool:

@@ -173,6 +173,7 @@ needs_cluster = kind.never_cluster
 wants_cluster = kind.never_cluster
 fixed_ports = kind.no_ports
 commands = kind.no_commands
+homeless = kind.no_objects
 
 
 def title(data: Mapping[str, Any]) -> str:

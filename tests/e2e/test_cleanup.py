@@ -126,6 +126,22 @@ def test_what_is_kept_goes_by_name(site: Site) -> None:
     assert site.settle() == []
 
 
+def test_keep_in_a_namespace_that_goes(site: Site) -> None:
+    """What is only known in the run is told then, and not called kept; what lives elsewhere is kept."""
+    site.write("kustomization.yaml", "resources: [inside.yaml, map.yaml]")
+    site.write("inside.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: inside-TAG}\n")
+    site.write("flow.yaml", "namespace: {generate: crash-TAG-}\nsteps: [{apply: {kustomize: .}, keep: true}]")
+    answer = runner(site, "flow.yaml")
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert f"configmap/inside-{site.tag} cannot be kept: the run made its namespace crash-{site.tag}-" in answer.stderr
+    kept = [line for line in answer.stdout.splitlines() if "kept: " in line]
+    assert kept == [f"  kept: configmap/own-{site.tag} (namespace {site.place})"]
+    assert "cleanup: 2 objects deleted, 0 left, 1 kept" in answer.stdout
+    site.kubectl("delete", "configmap", f"own-{site.tag}", "-n", site.place)
+    assert site.settle() == []
+
+
 def test_second_signal_does_not_wait(site: Site) -> None:
     """Everything is fired within the first second; what was not waited for is named, and goes; `finally` has run."""
     maps = "---\n".join(MAP.replace("m-TAG", f"many-TAG-{number}") for number in range(30))

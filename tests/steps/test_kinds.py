@@ -170,7 +170,7 @@ def test_every_step_shows_something(kind: Kind, tmp_path: Path) -> None:
 
 
 @EVERY
-def test_title_and_needs_are_known_before_the_run(kind: Kind) -> None:
+def test_title_and_needs_are_known_before_the_run(kind: Kind, tmp_path: Path) -> None:
     """From the data as written, also from none."""
     for data in [{}, *(msgspec.to_builtins(args) for args in arguments(kind))]:
         assert isinstance(kind.title(data), str)
@@ -179,6 +179,7 @@ def test_title_and_needs_are_known_before_the_run(kind: Kind) -> None:
             assert isinstance(address, str)
             assert isinstance(port, int)
         assert kind.lasts(data) >= 0
+        assert all(isinstance(name, str) for name in kind.homeless(data, tmp_path))
     assert all(kind.title(msgspec.to_builtins(args)) for args in arguments(kind))
 
 
