@@ -44,7 +44,10 @@ examples:
   runner runs
   runner runs -o json | jq '.runs[] | select(.status == "crashed")'
 
-status: passed, failed, cancelled, not started, running, cleaning (its watchdog removes what is left), crashed
+The newest is the last, beside the prompt, as in `helm history`.
+
+status: passed, failed, cancelled, not started, running, cleaning (its watchdog removes what is left), crashed;
+in JSON as in the report of a run: success, failure, cancelled, error, running, cleaning, crashed
 """
 
 SHOW_EXAMPLES = """\
@@ -278,6 +281,7 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     _files(plan)
     _values(plan)
     _cluster(plan)
+    _output(plan, "print the plan as text, or as one JSON object")
     plan.add_argument(
         "--format", choices=("table", "sh"), default="table", help="a table, or a bash script that does the same"
     )
@@ -295,7 +299,9 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 def _past(command: Callable[..., ArgumentParser]) -> None:
     """The commands about runs that were."""
-    runs = command("runs", "List the runs that this machine remembers, crashed ones included.", RUNS_EXAMPLES)
+    runs = command(
+        "runs", "List the runs that this machine remembers, crashed ones included, the newest last.", RUNS_EXAMPLES
+    )
     _state(runs)
     _output(runs, "print a table, or one JSON object")
     show = command("show", "Tell what happened in a past run, also in one that was killed.", SHOW_EXAMPLES)

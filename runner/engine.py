@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from runner.cleanup import Pending
 from runner.cluster.protocol import Ref, name_suffix
 from runner.context import StepContext
 from runner.deadline import Deadline
-from runner.errors import MACHINE, Cancelled, RunnerError, StepFailed
+from runner.errors import MACHINE, Cancelled, CannotStart, RunnerError, StepFailed
 from runner.expressions import EvaluationError
 from runner.invocation import Budget, Run
 from runner.journal import Undo
@@ -29,6 +30,7 @@ from runner.workflow import Namespace, Step, Workflow, default_name, fill
 if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
 
+_LOOK_SECONDS: Final = 10.0
 _ROOM: Final = "free some space, or name another folder with --state-dir"
 
 
@@ -177,12 +179,8 @@ class Execution:
             if make or (create and not exists):
                 cluster.make_namespace(name, context)
             elif not exists:
-                raise StepFailed(
-                    f"the namespace {name} does not exist",
-                    hint=f"kubectl create namespace {name}"
-                    + ("" if self.shared.namespace else f"; or let the run do it: {{name: {name}, create: true}}"),
-                    reason="NotFound",
-                )
+                message, hint = _no_namespace(name, self.shared)
+                raise StepFailed(message, hint=hint, reason="NotFound")
         cluster.use_namespace(name)
 
     def _namespace_failed(self, error: RunnerError, seconds: float) -> None:
@@ -423,6 +421,26 @@ def _namespace_exists(cluster: Cluster, name: str, deadline: Deadline) -> bool:
         if error.reason == "Forbidden":  # an account of one namespace may not look at that itself; the steps will tell
             return True
         raise
+
+
+def _no_namespace(name: str, run: Run) -> tuple[str, str]:
+    """(the sentence, what to type)."""
+    make = "" if run.namespace else f"; or let the run do it: {{name: {name}, create: true}}"
+    return f"the namespace {name} does not exist", f"kubectl create namespace {name}{make}"
+
+
+def need_namespace(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> None:
+    """Before anything is made: raise `CannotStart` when the namespace of the first workflow is not there, and the run
+    does not make it. What cannot be found out now, its steps will tell.
+    """
+    if run.cluster is None:
+        return
+    wanted = workflow.namespace
+    with suppress(EvaluationError, StepFailed), run.work.child(_LOOK_SECONDS) as deadline:
+        name = run.namespace or ("" if wanted.create else str(fill(wanted.name, values) or ""))
+        if name and not wrong_namespace(name) and not _namespace_exists(run.cluster, name, deadline):
+            message, hint = _no_namespace(name, run)
+            raise CannotStart(message, hint=hint)
 
 
 def preflight(workflow: Workflow, run: Run) -> Iterator[str]:

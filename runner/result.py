@@ -120,6 +120,17 @@ class RunResult:
     problems: tuple[Problem, ...] = ()
 
     @property
+    def status(self) -> str:
+        """In a word: `cancelled` by a signal or the deadline, `invalid` or `error` when it could not start."""
+        if self.error:
+            return "error"
+        if any(problem.severity != "warning" for problem in self.problems):
+            return "invalid"
+        if self.signal or self.deadline_exceeded:
+            return str(Status.CANCELLED)
+        return str(Status.SUCCESS if self.exit_code == ExitCode.PASSED else Status.FAILURE)
+
+    @property
     def exit_code(self) -> int:
         """Precedence: signal, deadline, failed step, incomplete cleanup."""
         if self.signal:

@@ -101,7 +101,7 @@ def _here(runs: Path, options: Namespace, older: float) -> Iterator[Case]:
     named = {history.find(runs, name).id for name in options.run if not options.cluster or (runs / name).exists()}
     for folder in past_runs(runs):
         past = replay(folder)
-        status = history.status(past)
+        status = past.status
         wanted = past.id in named if options.run else history.age(past) >= older and status != "running"
         other = options.context and past.place and past.place.context != options.context
         if not wanted or other:
@@ -134,7 +134,7 @@ def _elsewhere(
         when = found.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         held = "" if options.run else _may_be_alive(found, now)
         where = f"{cluster.context} ({cluster.server})"
-        yield Case(found.run, "of another machine", when, doomed, kept, held=held, where=where)
+        yield Case(found.run, "unknown", when, doomed, kept, held=held, where=where)
 
 
 def _where(place: Place | None) -> str:
@@ -316,7 +316,7 @@ def _lines(cases: Sequence[Case], options: Namespace, *, acts: bool) -> Iterator
     for case in cases:
         where = f", on {case.where}" if case.where else ""
         held = f": {case.held}" if case.held else ""
-        yield harmless(f"{case.run}  {case.status}, begun {case.when}{where}{held}")
+        yield harmless(f"{case.run}  {history.in_words(case.status)}, begun {case.when}{where}{held}")
         for record in case.doomed:
             yield from _line(case, record, acts=acts)
         for record in case.kept:

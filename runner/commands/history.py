@@ -9,7 +9,13 @@ from pathlib import Path
 from runner.errors import UsageError
 from runner.journal import Past, line, past_runs, replay, state_flags
 
-_MEANINGS = {"success": "passed", "failure": "failed", "error": "not started"}
+_MEANINGS = {
+    "success": "passed",
+    "failure": "failed",
+    "error": "not started",
+    "bug": "a bug in runner",
+    "unknown": "of another machine",
+}
 
 
 def find(runs: Path, name: str) -> Past:
@@ -29,10 +35,9 @@ def find(runs: Path, name: str) -> Past:
     return replay(found[0])
 
 
-def status(past: Past) -> str:
-    """How a run ended, in a word."""
-    word = past.status
-    return _MEANINGS.get(word, word)
+def in_words(status: str) -> str:
+    """How a run ended, for people; machines read the status itself."""
+    return _MEANINGS.get(status, status)
 
 
 def begun(past: Past) -> datetime | None:

@@ -15,15 +15,15 @@ from runner.cluster.choose import Choice, engine_of
 from runner.cluster.images import Builder
 from runner.cluster.kubectl import KubectlDialect
 from runner.cluster.protocol import Dialect
-from runner.commands import files, script
-from runner.commands.sketch import SYMBOL, Planned, draw, known_values, sketch, symbol
+from runner.commands import files, plan_json, script
+from runner.commands.sketch import SYMBOL, Planned, draw, known_values, objects_given, observed, sketch, spell, symbol
 from runner.errors import CannotStart, UsageError
 from runner.reports import terminal
-from runner.reports.wording import harmless
+from runner.reports.encode import as_json
+from runner.reports.wording import count, harmless
 from runner.shell import quote
 from runner.steps import curl
 from runner.steps.bounds import wrong_namespace
-from runner.steps.kind import STEPS_HERE
 from runner.workflow import Workflow
 
 
@@ -32,6 +32,9 @@ def run(options: Namespace) -> int:
     workflows = files.read(options.files, outside=options.allow_outside)
     if options.format == "sh" and len(workflows) > 1:
         raise UsageError("a script is made from one workflow", hint="name one file")
+    if options.format == "sh" and options.output == "json":
+        raise UsageError("--format sh makes a script, and --output json an object", hint="choose one of them")
+    plans = []
     for workflow in workflows:
         values = known_values(workflow, files.values(workflow, options.set, options.values), os.environ)
         dialect = _dialect(options, workflow, values)
@@ -42,9 +45,14 @@ def run(options: Namespace) -> int:
             context = options.context or str(draw(workflow.context, values) or "")
             text = script.render(workflow, planned, dialect.engine, namespace, context, options)
             _warn_of_remarks(text)
+        elif options.output == "json":
+            plans.append(plan_json.workflow(workflow, planned, dialect.engine, namespace))
+            continue
         else:
             text = "".join(f"{harmless(line)}\n" for line in _table(workflow, planned, dialect.engine, namespace))
         sys.stdout.write(terminal.fit(sys.stdout, text))
+    if options.output == "json":
+        terminal.write(sys.stdout, as_json(plan_json.document(plans), indent=2) + "\n")
     return 0
 
 
@@ -89,9 +97,9 @@ def _namespace(options: Namespace, workflow: Workflow, values: Mapping[str, Any]
 
 
 def _table(workflow: Workflow, planned: list[Planned], engine: str, namespace: str) -> Iterator[str]:
-    place = _spell(namespace) if namespace else "the context's own"
+    place = spell(namespace) if namespace else "the context's own"
     if namespace == symbol("run.namespace"):
-        place = f"a new one, {_spell(str(workflow.namespace.generate))}…"
+        place = f"a new one, {spell(str(workflow.namespace.generate))}…"
     yield f"{workflow.name} ({workflow.file}): engine {engine}, namespace {place}"
     if workflow.description:
         yield f"  {workflow.description}"
@@ -114,37 +122,16 @@ def _rows(number: str, item: Planned) -> Iterator[str]:
         if item.condition
         else ""
     )
-    yield f"{number}  {_spell(item.name)}{when}"
+    yield f"{number}  {spell(item.name)}{when}"
     for command in item.commands:
-        first, *more = _spell(quote(command.argv)).splitlines()
-        given = f"  <<< {_count(command.stdin)}" if command.stdin and "--filename=-" in command.argv else ""
+        first, *more = spell(quote(command.argv)).splitlines()
+        given = f"  <<< {count(objects, 'object')}" if (objects := objects_given(command)) else ""
         yield f"       $ {first}{given}"
         yield from (f"         {line}" for line in more)
-    for line in filter(None, map(_observed, item.equivalent)):
-        first, *more = _spell(line).splitlines()
+    for line in filter(None, map(observed, item.equivalent)):
+        first, *more = spell(line).splitlines()
         yield f"       ~ {first}" + (" …" if more else "")
     if item.problem:
-        yield f"       ! {_spell(item.problem)}"
-    for count, inner in enumerate(item.nested, 1):
-        yield from (f"    {line}" for line in _rows(f"{number.strip():>3}.{count}", inner))
-
-
-def _count(text: str) -> str:
-    """How many objects go to kubectl's standard input."""
-    number = text.count("---\n")
-    return f"{number} object{'s' if number != 1 else ''}"
-
-
-def _observed(line: str) -> str:
-    """What an observation stands for, without what a script needs around it: variables, functions with a deadline."""
-    if re.match(r"\w+=", line) or line in (STEPS_HERE, "stop_asking"):
-        return ""
-    if image := re.fullmatch(r"load_image (.*)", line):
-        return f"{image[1]} into the nodes, by ctr, kind, k3d, minikube or docker, as the cluster needs it"
-    if kept := re.match(r"keep_asking (\d+) ", line):
-        return f"the same again and again meanwhile, of which {kept[1]} may fail"
-    return re.sub(r"^(forward \S+|verify \S+ \S+ \S+ ('[^']*'|\S+)) ", "", line)
-
-
-def _spell(text: str) -> str:
-    return SYMBOL.sub(lambda match: "${{ " + match.group(1) + " }}", text)
+        yield f"       ! {spell(item.problem)}"
+    for place, inner in enumerate(item.nested, 1):
+        yield from (f"    {line}" for line in _rows(f"{number.strip():>3}.{place}", inner))

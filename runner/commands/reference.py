@@ -11,6 +11,7 @@ import msgspec
 
 from runner import schema
 from runner.cluster.reasons import REASONS
+from runner.commands import plan_json
 from runner.reports import json_report
 from runner.steps import KINDS
 from runner.steps.kind import Kind
@@ -65,6 +66,8 @@ def _lines() -> Iterator[str]:
             yield from _reasons()
     yield "\n## The report as JSON\n"
     yield (json_report.__doc__ or "").strip()
+    yield "\n## The plan as JSON\n"
+    yield (plan_json.__doc__ or "").strip()
 
 
 def _properties(struct: type[msgspec.Struct]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _run_all(
             if shared.signal:
                 break
             shared.more = workflow is not workflows[-1]
-            results.append(_run_one(workflow, values, shared))
+            results.append(engine.run_workflow(workflow, shared, _values(workflow, values, shared)))
     except Cancelled:
         pass  # a signal before the first step: nothing was made
     finally:
@@ -210,14 +210,10 @@ def _run_all(
         handover=handover,
         clean=shared.journal.clean_line if any(workflow.cleanup.left for workflow in ended) else "",
     )
-    shared.events.emit("run ended", status=_status(result), code=result.exit_code, seconds=round(result.seconds, 3))
+    shared.events.emit("run ended", status=result.status, code=result.exit_code, seconds=round(result.seconds, 3))
     left = sum(len(workflow.cleanup.left) for workflow in ended)
-    shared.journal.end(_status(result), result.exit_code, left=left, handover=handover)
+    shared.journal.end(result.status, result.exit_code, left=left, handover=handover)
     return result
-
-
-def _status(result: RunResult) -> str:
-    return "success" if result.exit_code == 0 else "cancelled" if result.signal else "failure"
 
 
 def _start(
@@ -249,6 +245,7 @@ def _start(
         folder=str(shared.folder),
     )
     try:
+        engine.need_namespace(workflows[0], shared, _values(workflows[0], inputs[0], shared))
         for workflow in workflows:
             for warning in engine.preflight(workflow, shared):
                 shared.events.emit("warning", message=warning, hint="")
@@ -331,7 +328,8 @@ def _choice(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -
     return Choice(chosen, options.kubeconfig, options.context or context)
 
 
-def _run_one(workflow: Workflow, inputs: Mapping[str, Any], shared: Run) -> tuple[WorkflowResult, cleanup.Pending]:
+def _values(workflow: Workflow, inputs: Mapping[str, Any], shared: Run) -> dict[str, Any]:
+    """What expressions of a workflow can see before its first step."""
     cluster = shared.cluster
     facts = {
         "id": shared.id,
@@ -339,7 +337,7 @@ def _run_one(workflow: Workflow, inputs: Mapping[str, Any], shared: Run) -> tupl
         "engine": cluster.engine if cluster else "",
         "context": cluster.context if cluster else "",
     }
-    return engine.run_workflow(workflow, shared, scope_values(workflow, inputs, facts))
+    return scope_values(workflow, inputs, facts)
 
 
 def _left(shared: Run) -> None:

@@ -33,7 +33,7 @@ def document(past: Past) -> dict[str, Any]:
         "run": past.id,
         "started": started.started if started else None,
         "ended": past.end.ended if past.end else None,
-        "status": history.status(past),
+        "status": past.status,
         "code": past.end.code if past.end else None,
         "files": list(started.files) if started else [],
         "folder": str(past.folder),
@@ -47,6 +47,7 @@ def document(past: Past) -> dict[str, Any]:
 
 def _row(past: Past) -> tuple[str, ...]:
     kept = f" ({len(past.spared)} kept)" if past.spared else ""
-    left = "" if past.status == "running" else f"{len(past.doomed) or '-'}{kept}"
+    status = past.status
+    left = "" if status == "running" else f"{len(past.doomed) or '-'}{kept}"
     files = " ".join(past.started.files) if past.started else ""
-    return past.id, history.when(past), history.status(past), left, files
+    return past.id, history.when(past), history.in_words(status), left, files

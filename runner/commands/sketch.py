@@ -19,7 +19,7 @@ from runner.errors import StepFailed
 from runner.expressions import EvaluationError, Expression, Template, text
 from runner.shell import Command
 from runner.steps.bounds import UNKNOWN
-from runner.steps.kind import Scene
+from runner.steps.kind import STEPS_HERE, Scene
 from runner.workflow import Step, Workflow
 
 # A value that only a run knows stands between these, in texts and argv.
@@ -202,3 +202,24 @@ def symbols(planned: Planned) -> Iterator[str]:
         yield from SYMBOL.findall(value)
     for inner in planned.nested:
         yield from symbols(inner)
+
+
+def objects_given(command: Command) -> int:
+    """How many objects go to a command's standard input."""
+    return command.stdin.count("---\n") if command.stdin and {"-", "--filename=-"} & set(command.argv) else 0
+
+
+def observed(line: str) -> str:
+    """What an observation stands for, without what a script needs around it: variables, functions with a deadline."""
+    if re.match(r"\w+=", line) or line in (STEPS_HERE, "stop_asking"):
+        return ""
+    if image := re.fullmatch(r"load_image (.*)", line):
+        return f"{image[1]} into the nodes, by ctr, kind, k3d, minikube or docker, as the cluster needs it"
+    if kept := re.match(r"keep_asking (\d+) ", line):
+        return f"the same again and again meanwhile, of which {kept[1]} may fail"
+    return re.sub(r"^(forward \S+|verify \S+ \S+ \S+ ('[^']*'|\S+)) ", "", line)
+
+
+def spell(text: str) -> str:
+    """A text with its signs as the expressions that they stand for."""
+    return SYMBOL.sub(lambda match: "${{ " + match.group(1) + " }}", text)

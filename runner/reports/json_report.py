@@ -6,7 +6,8 @@ may come, so ignore what you do not know):
 - `schema`: 1.
 - `run`: the run's id, the value of the label on everything that it made; empty when nothing was run.
 - `status`: `success`, `failure`, `cancelled` (a signal, the deadline), `invalid` (see `problems`) or `error` (see
-  `error`): the run could not start, or broke off.
+  `error`): the run could not start, or broke off. Of past runs (`runner runs`, `show` and `clean` with `-o json`) also
+  `running`, `cleaning` (its watchdog removes what is left), `crashed` and `bug`; `unknown` of runs of other machines.
 - `exit_code`: what the process answers.
 - `seconds`: how long it took, as every duration in seconds, rounded to milliseconds.
 - `engine`, `context`: how and where it ran: `kubectl` or `podman`; the context of the kubeconfig.
@@ -47,7 +48,7 @@ from typing import Any, Final
 
 from runner.errors import ExitCode, Problem
 from runner.reports.encode import as_json
-from runner.result import Cleanup, Failure, Leftover, RunResult, Status, StepResult, WorkflowResult
+from runner.result import Cleanup, Failure, Leftover, RunResult, StepResult, WorkflowResult
 
 SCHEMA: Final = 1
 
@@ -68,7 +69,7 @@ def document(result: RunResult, exit_code: int | None = None) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "run": result.run,
-        "status": _status(result, code),
+        "status": result.status,
         "exit_code": code,
         "seconds": _rounded(result.seconds),
         "engine": result.engine,
@@ -86,23 +87,7 @@ def document(result: RunResult, exit_code: int | None = None) -> dict[str, Any]:
 
 
 def _exit_code(result: RunResult) -> int:
-    if result.exit_code == ExitCode.PASSED and _invalid(result):
-        return int(ExitCode.USAGE)
-    return int(result.exit_code)
-
-
-def _invalid(result: RunResult) -> bool:
-    return any(problem.severity != "warning" for problem in result.problems)
-
-
-def _status(result: RunResult, code: int) -> str:
-    if result.error:
-        return "error"
-    if _invalid(result):
-        return "invalid"
-    if result.signal or result.deadline_exceeded:
-        return str(Status.CANCELLED)
-    return str(Status.SUCCESS if code == ExitCode.PASSED else Status.FAILURE)
+    return int(ExitCode.USAGE if result.status == "invalid" else result.exit_code)
 
 
 def _workflow(workflow: WorkflowResult) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def test_runs_lists_all_of_them(answer: Answer, tmp_path: Path) -> None:
     assert [row[3] for row in rows[1:]] == ["passed", "crashed", "failed", "running"]
     assert rows[2][4:] == ["1", "flow.yaml"]
     assert rows[3][4:] == ["-", "(1", "kept)", "flow.yaml"]
+    assert [run["status"] for run in json.loads(text)["runs"]] == ["success", "crashed", "failure", "running"]
     crashed = json.loads(text)["runs"][1]
     assert (crashed["status"], crashed["left"], crashed["code"]) == ("crashed", ["pod/app (namespace x)"], None)
     assert crashed["context"] == "kind-a"

@@ -157,12 +157,23 @@ def test_created_namespace_only_when_absent(flow: Flow, namespace: str, kubectl:
     assert kubectl("get", "namespace", namespace, "-o", "jsonpath={.status.phase}") == "Active"
 
 
-def test_missing_namespace_is_a_sentence(flow: Flow) -> None:
-    """A namespace that does not exist fails before the first step, and says how to have it made."""
-    code, report = flow("namespace: nowhere-to-be-found\nsteps: [{apply: pod.yaml}]", namespaced=False)
+@pytest.mark.parametrize(
+    ("head", "arguments", "hint"),
+    [
+        ("namespace: nowhere-to-be-found", (), "or let the run do it: {name: nowhere-to-be-found, create: true}"),
+        ("inputs: {place: nowhere-to-be-found}\nnamespace: ${{ inputs.place }}", (), "create: true"),
+        ("namespace: default", ("-n", "nowhere-to-be-found"), "kubectl create namespace nowhere-to-be-found"),
+    ],
+)
+def test_missing_namespace_cannot_start(flow: Flow, head: str, arguments: tuple[str, ...], hint: str) -> None:
+    """Nothing is made and nothing runs, and it says how to have the namespace made."""
+    code, report = flow(
+        f"{head}\nsteps: [{{apply: pod.yaml}}]\nfinally: [{{run: 'true'}}]", *arguments, namespaced=False
+    )
 
-    assert code == 1
-    assert "create: true" in report["steps"][0]["failure"]["hint"]
+    assert (code, report["status"]) == (3, "error")
+    assert report["error"] == "the namespace nowhere-to-be-found does not exist"
+    assert hint in report["hint"]
 
 
 def test_image_that_is_not_there_fails_at_once(flow: Flow, tmp_path: Path) -> None:
