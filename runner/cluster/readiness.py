@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from runner.cluster import pods
+from runner.cluster import pods, stuck
 from runner.cluster.pods import condition
 from runner.cluster.reasons import REASONS, Trouble, name_of
 from runner.cluster.workloads import newest
@@ -83,7 +83,7 @@ def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
     if until == "exists":
         return DONE
     if until == "deleted":
-        return Verdict("pending", f"{name_of(item)} still exists{_what_holds(item)}")
+        return Verdict("pending", f"{name_of(item)} still exists{stuck.why(item['kind'], item)[0]}")
     if until.startswith("condition="):
         name, _, value = until.removeprefix("condition=").partition("=")
         verdict = _by_condition(item, name, value or "True")
@@ -92,7 +92,7 @@ def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
             return verdict
         return Verdict("pending", verdict.sentence, tuple(obstacles(item, around)))
     if item["metadata"].get("deletionTimestamp"):
-        return Verdict("pending", f"{name_of(item)} is being deleted{_what_holds(item)}")
+        return Verdict("pending", f"{name_of(item)} is being deleted{stuck.why(item['kind'], item)[0]}")
     rules = _COMPLETE if until == "complete" else _READY
     verdict = _of_any_kind(item) or rules.get(item.get("kind", ""), rules[""])(item, around)
     if verdict.state == "done" and not around.complete:
@@ -126,6 +126,12 @@ def _of_api_service(item: Object, _: Around) -> Iterator[Trouble]:
     available = condition(item, "Available")
     if available.get("reason") == "ServiceNotFound":
         yield Trouble("ServiceNotFound", item, words=available.get("message") or "")
+
+
+def _of_budget(item: Object, _: Around) -> Iterator[Trouble]:
+    allowed = condition(item, "DisruptionAllowed")
+    if allowed.get("reason") == "SyncFailed":
+        yield Trouble("SyncFailed", item, words=allowed.get("message") or "")
 
 
 def _of_autoscaler(item: Object, _: Around) -> Iterator[Trouble]:
@@ -438,11 +444,11 @@ def _autoscaler(item: Object, around: Around) -> Verdict:
     return DONE
 
 
-def _budget(item: Object, _: Around) -> Verdict:
-    if "observedGeneration" not in (item.get("status") or {}):
-        return _pending(item, "is not seen by its controller")
-    allowed = condition(item, "DisruptionAllowed")
-    return _pending(item, f"has no count{_why(allowed)}") if allowed.get("reason") == "SyncFailed" else DONE
+def _budget(item: Object, around: Around) -> Verdict:
+    if trouble := next(_of_budget(item, around), None):
+        return Verdict("pending", trouble.sentence, (trouble,))
+    seen = "observedGeneration" in (item.get("status") or {})
+    return DONE if seen else _pending(item, "is not seen by its controller")
 
 
 def _by_usual_conditions(*names: str) -> Rule:
@@ -494,6 +500,7 @@ _OBSTACLES: Final[Mapping[str, Callable[[Object, Around], Iterator[Trouble]]]] =
     "CustomResourceDefinition": _of_definition,
     "APIService": _of_api_service,
     "HorizontalPodAutoscaler": _of_autoscaler,
+    "PodDisruptionBudget": _of_budget,
 }
 
 
@@ -511,14 +518,3 @@ def _by_condition(item: Object, name: str, value: str) -> Verdict:
 def _why(found: Mapping[str, Any]) -> str:
     why = found.get("message") or found.get("reason") or ""
     return f": {' '.join(str(why).split())}" if why else ""
-
-
-def _what_holds(item: Object) -> str:
-    """Why an object that is being deleted is still there."""
-    meta = item["metadata"]
-    if not meta.get("deletionTimestamp"):
-        return ", and nobody has deleted it"
-    if finalizers := meta.get("finalizers"):
-        return f": held by its finalizers {', '.join(finalizers)}"
-    grace = meta.get("deletionGracePeriodSeconds")
-    return f": its grace period is {grace} s" if grace else ""

@@ -203,6 +203,12 @@ REASONS: Final[Mapping[str, Reason]] = {
         "the Service behind it does not exist",
         "apply that Service, and check its name and namespace in `spec.service`",
     ),
+    "SyncFailed": Reason(
+        "the condition DisruptionAllowed of a PodDisruptionBudget",
+        30,
+        "the Pods that it protects cannot be counted",
+        "select Pods of workloads that can be scaled, or give `minAvailable` as a number",
+    ),
     "FailedGetScale": Reason(
         "the autoscaler's condition AbleToScale",
         _SECOND_LOOK,

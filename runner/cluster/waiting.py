@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from runner.cluster import stuck
 from runner.cluster.diagnosis import text as diagnosis_text
 from runner.cluster.protocol import Selection
 from runner.cluster.readiness import DONE, Around, Verdict, judge, obstacles
@@ -297,8 +298,10 @@ class _Wait:
         return self._explained(error, objects, trouble)
 
     def _describe(self, item: Object) -> str:
-        """What a person types to see its state."""
+        """What a person types to see its state, or what to do when it does not go."""
         meta = item["metadata"]
+        if meta.get("deletionTimestamp"):
+            return stuck.why(item["kind"], item)[1]
         namespace = meta.get("namespace") or ""
         one = Selection(item["kind"].lower(), (meta["name"],), namespace=namespace)
         return str(self._cluster.dialect.describe(one))

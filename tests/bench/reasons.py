@@ -33,6 +33,7 @@ _WATCHED = (
     *(f"api/v1/namespaces/{_NAMESPACE}/{kind}" for kind in ("pods", "events", "services", "persistentvolumeclaims")),
     f"apis/apps/v1/namespaces/{_NAMESPACE}/deployments",
     f"apis/batch/v1/namespaces/{_NAMESPACE}/jobs",
+    f"apis/policy/v1/namespaces/{_NAMESPACE}/poddisruptionbudgets",
     f"apis/autoscaling/v2/namespaces/{_NAMESPACE}/horizontalpodautoscalers",
     "apis/apiextensions.k8s.io/v1/customresourcedefinitions",
     "apis/apiregistration.k8s.io/v1/apiservices",
@@ -51,6 +52,7 @@ class Case:
 
     The last of the `objects` is waited for; the others are there before. `cause` does what makes the trouble, when it
     is not the object itself. `path` is what else must be watched. `also` is the name of the same trouble in turns.
+    `condition` is what kubectl waits for, when it is not what the plan says.
     """
 
     reason: str
@@ -60,6 +62,7 @@ class Case:
     cause: Callable[[], None] | None = None
     path: str = ""
     also: str = ""
+    condition: str = ""
 
     @property
     def name(self) -> str:
@@ -152,6 +155,11 @@ _ON_CODE_3 = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [
 _INDEXED = {"completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 0, "backoffLimit": 9}
 _AT_FIRST_USE = {"provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}
 _STORAGE = "storage.k8s.io/v1"
+# Of a kind that does not exist, so that nobody can ask how many there must be.
+_OWNED = _pod("owned")
+_OWNER = {"apiVersion": f"{_GROUP}/v1", "kind": "Nothing", "name": "x", "uid": "00000000-0000-4000-8000-000000000000"}
+_OWNED["metadata"] |= {"labels": {"app": "owned"}, "ownerReferences": [{**_OWNER, "controller": True}]}
+_PROTECTED = {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "owned"}}}
 # As a backup brings it back, without its volume.
 _RESTORED = _claim("lost", volumeName="bench-lost")
 _RESTORED["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
@@ -328,6 +336,13 @@ CASES = (
             )
         ],
     ),
+    Case(
+        "SyncFailed",
+        "pdb",
+        '"SyncFailed"',
+        [_OWNED, _object("policy/v1", "PodDisruptionBudget", "uncounted", spec=_PROTECTED)],
+        condition="condition=DisruptionAllowed",
+    ),
     Case("FailedGetScale", "hpa", '"FailedGetScale"', [_autoscaler("targetless", "absent")]),
     Case(
         "NoMetricsApi",
@@ -501,7 +516,7 @@ def _kubectl_wait(case: Case) -> list[str]:
         slices = ("endpointslice", f"--selector=kubernetes.io/service-name={case.name}")
         _kubectl("wait", *slices, "-n", _NAMESPACE, "--for=create", "--timeout=60s")
         return [*wait, *slices, "--for=jsonpath={.endpoints[0].conditions.ready}=true"]
-    return [*wait, f"{case.kind}/{case.name}", f"--for={ready_condition(case.kind)}"]
+    return [*wait, f"{case.kind}/{case.name}", f"--for={case.condition or ready_condition(case.kind)}"]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def autoscaler(name: str, target: str) -> str:
     return f"{head}\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
 
 
-def definition(plural: str, group: str) -> str:
+def definition(plural: str, group: str, kind: str) -> str:
     """A definition whose objects have a status."""
     return f"""\
 apiVersion: apiextensions.k8s.io/v1
@@ -69,7 +69,7 @@ metadata: {{name: {plural}.{group}}}
 spec:
   group: {group}
   scope: Namespaced
-  names: {{kind: Gadget, plural: {plural}, singular: {plural.removesuffix("s")}}}
+  names: {{kind: {kind}, plural: {plural}, singular: {plural.removesuffix("s")}}}
   versions:
   - name: v1
     served: true

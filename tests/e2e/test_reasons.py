@@ -57,6 +57,7 @@ REASONS = (
 )
 
 
+UID = "00000000-0000-4000-8000-000000000000"
 ANSWERS_3 = python("raise SystemExit(3)")
 INDEXED = "backoffLimit: 9, completionMode: Indexed, completions: 2, backoffLimitPerIndex: 0"
 BEYOND_PODS = "".join(
@@ -86,6 +87,12 @@ BEYOND_PODS = "".join(
         ),
         workload("Deployment", "web"),
         workload("Deployment", "two"),
+        # Of a kind that does not exist, so that nobody can ask how many there must be.
+        pod("owned").replace("{name: owned, ", "{name: owned, ownerReferences: [OWNER], "),
+        (
+            "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: uncounted}\n"
+            "spec: {maxUnavailable: 1, selector: {matchLabels: {app: owned}}}\n---\n"
+        ),
         autoscaler("targetless", "absent"),
         autoscaler("blind", "web"),
         autoscaler("first", "two"),
@@ -145,7 +152,7 @@ WRITTEN = """\
     kubectl patch job/managed --subresource=status --type=merge -p '{"status": {
       "startTime": "2024-01-01T00:00:00Z", "conditions": [
         {"type": "FailureTarget", "status": "True", "reason": "Evicted", "message": "the queue is full"}]}}'
-    kubectl patch gadget.NAME.example/stuck --subresource=status --type=merge -p '{"status": {"conditions": [
+    kubectl patch trinket.NAME.example/stuck --subresource=status --type=merge -p '{"status": {"conditions": [
       {"type": "Stalled", "status": "True", "message": "the licence has expired"}]}}'
 """
 REASONS_BEYOND_PODS = (
@@ -164,7 +171,8 @@ REASONS_BEYOND_PODS = (
     ("pvc/unused", "WaitForFirstConsumer", "500ms", "the claim is bound only when a Pod uses it"),
     ("pvc/restored", "Lost", "", "the claim lost its volume"),
     ("crd/gizmos.NAME.example", "NamesNotAccepted", "", "is already in use"),
-    ("gadget.NAME.example/stuck", "Stalled", "", "the licence has expired"),
+    ("trinket.NAME.example/stuck", "Stalled", "", "the licence has expired"),
+    ("pdb/uncounted", "SyncFailed", "500ms", 'cannot be counted: no matches for kind "Nothing"'),
     ("hpa/targetless", "FailedGetScale", "500ms", 'cannot be scaled: deployments.apps "absent" not found'),
     ("hpa/blind", "NoMetricsApi", "500ms", "the metrics that it scales by: pods.metrics.k8s.io"),
     (
@@ -230,9 +238,10 @@ def test_each_reason_beyond_pods(files: Files) -> None:
     steps += "".join(hopeless(*row) for row in REASONS_BEYOND_PODS)
     rule = "{action: FailJob, onExitCodes: {operator: In, values: [3]}}"
     group = f"{name}.example"
-    gadget = f"apiVersion: {group}/v1\nkind: Gadget\nmetadata: {{name: stuck}}\n---\n"
-    trouble = (WIDE + BEYOND_PODS + gadget).replace("RULE", rule).replace("NAME", name)
-    crds = {"definition": definition("gadgets", group), "same": definition("gizmos", group)}
+    trinket = f"apiVersion: {group}/v1\nkind: Trinket\nmetadata: {{name: stuck}}\n---\n"
+    owner = f"{{apiVersion: {group}/v1, kind: Nothing, name: x, uid: {UID}, controller: true}}"
+    trouble = (WIDE + BEYOND_PODS + trinket).replace("RULE", rule).replace("OWNER", owner).replace("NAME", name)
+    crds = {"definition": definition("trinkets", group, "Trinket"), "same": definition("gizmos", group, "Trinket")}
     with files.run("beyond", steps.replace("NAME", name), trouble=trouble, **crds) as child:
         workflow, log = report(child)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.flows import NEVER_READY, Files, await_log, definition, pod, python, report, workload
+from tests.e2e.flows import NEVER_READY, Files, autoscaler, await_log, definition, pod, python, report, workload
 
 pytestmark = pytest.mark.e2e
 
@@ -110,7 +110,7 @@ STEPS = """\
 - run: PATCH, ingress, web, -p, '{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}']
 - id: all
   wait: [service/web, service/outside, ingress/web, pdb/web, pvc/claim, namespace/default, apiservice/v1.apps,
-    deployment/web, daemonset/each, statefulset/db, pod/db-0, serviceaccount/default]
+    deployment/web, daemonset/each, statefulset/db, rs/set, hpa/idle, pod/db-0, serviceaccount/default]
 - wait: {target: {kind: pod, selector: "app in (web, db)"}, count: 2}
 - delete: {target: pod/db-0, wait: false}
 - wait: {target: pod/db-0, until: deleted}
@@ -123,12 +123,14 @@ def test_ready_kind_by_kind(files: Files) -> None:
     group = f"test-{secrets.token_hex(3)}.example"
     widget = f"apiVersion: {group}/v1\nkind: Gadget\nmetadata: {{name: one}}\n"
     workloads = workload("Deployment", "web") + workload("DaemonSet", "each")
-    workloads += workload("StatefulSet", "db", serviceName="db")
+    workloads += workload("StatefulSet", "db", serviceName="db") + workload("ReplicaSet", "set")
+    workloads += workload("Deployment", "idle", replicas="0") + autoscaler("idle", "idle")
     steps = STEPS.replace("GROUP", group).replace("PATCH", PATCH)
     kinds = KINDS.replace("VOLUME", group.partition(".")[0]) + workloads
-    with files.run("kinds", steps, crd=definition("gadgets", group), gadget=widget, kinds=kinds) as child:
+    with files.run("kinds", steps, crd=definition("gadgets", group, "Gadget"), gadget=widget, kinds=kinds) as child:
         workflow, log = report(child)
 
+    assert workflow["status"] == "success", log
     failures = {step["id"]: step["failure"]["message"] for step in workflow["steps"] if step["failure"]}
     assert failures == {
         "unseen": "timed out after 2 s: gadget/one has no status yet: its controller has not seen it",
@@ -144,9 +146,46 @@ def test_ready_kind_by_kind(files: Files) -> None:
     assert "nothing" in failures["missing"].rpartition(": ")[2]
     typo = next(step for step in workflow["steps"] if step["id"] == "typo")
     assert typo["failure"]["hint"] == "did you mean gadget/one?"
-    assert workflow["status"] == "success"
     found = next(step for step in workflow["steps"] if step["id"] == "all")["outputs"]["objects"]
     assert [item["kind"] for item in found][:3] == ["Service", "Service", "Ingress"]
+
+
+SLOW = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
+
+
+def test_why_it_is_not_ready_yet(files: Files, namespace: str, kubectl: Kubectl) -> None:
+    """Workloads speak of their Pods; an autoscaler that nobody has looked at, and a namespace that does not go."""
+    going = f"{namespace}-going"
+    steps = "- apply: slow.yaml\n- run: kubectl wait pod --all --for=jsonpath={.status.phase}=Running --timeout=60s\n"
+    targets = [*(f"{kind.lower()}/{kind.lower()}" for kind in SLOW), "hpa/new", f"namespace/{going}"]
+    steps += "- apply: new.yaml\n"
+    steps += "".join(f"- {{wait: {target}, timeout: 2s, continue_on_error: true}}\n" for target in reversed(targets))
+    more = {"StatefulSet": {"serviceName": "x"}}
+    slow = "".join(workload(kind, kind.lower(), NEVER_READY, **more.get(kind, {})) for kind in SLOW)
+    kubectl("create", "namespace", going)
+    try:
+        kubectl("create", "configmap", "held", "-n", going)
+        kubectl("patch", "configmap/held", "-n", going, "-p", '{"metadata": {"finalizers": ["example.com/hold"]}}')
+        kubectl("delete", "namespace", going, "--wait=false")
+        kubectl("wait", f"namespace/{going}", "--for=condition=NamespaceFinalizersRemaining", "--timeout=60s")
+        with files.run("slow", steps, slow=slow, new=autoscaler("new", "deployment")) as child:
+            workflow, log = report(child)
+    finally:
+        kubectl("patch", "configmap/held", "-n", going, "-p", '{"metadata": {"finalizers": null}}')
+
+    failures = [step["failure"] for step in workflow["steps"] if step["kind"] == "wait"]
+    assert all(failures), log
+    said = [failure["message"] for failure in reversed(failures)]
+    for kind, message in zip(SLOW, said, strict=False):
+        start = f"timed out after 2 s: {kind.lower()}/{kind.lower()}: 0 of 1 "
+        assert message.startswith(start), log
+        assert f": pod/{kind.lower()}-" in message
+        assert "container app runs, but is not ready: Readiness probe failed: " in message
+    autoscaler_, namespace_ = said[4:]
+    assert autoscaler_ == "timed out after 2 s: horizontalpodautoscaler/new has no condition AbleToScale yet"
+    assert namespace_.startswith(f"timed out after 2 s: namespace/{going} is being deleted: ")
+    assert "finalizers remaining: example.com/hold in 1 resource instances" in namespace_
+    assert "finalizers" in failures[0]["hint"]
 
 
 ROLE = """\

@@ -219,11 +219,11 @@ def test_object_that_is_being_deleted_is_not_ready() -> None:
     found = item("Pod", {"phase": "Running", **condition("Ready")})
     found["metadata"] |= {"deletionTimestamp": "2024-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}
 
-    assert judge(found, "ready").sentence == "pod/x is being deleted: its grace period is 30 s"
-    assert judge(found, "deleted").sentence == "pod/x still exists: its grace period is 30 s"
+    assert judge(found, "ready").sentence == "pod/x is being deleted, ending within its grace period of 30 s"
+    assert judge(found, "deleted").sentence == "pod/x still exists, ending within its grace period of 30 s"
     found["metadata"]["finalizers"] = ["example.com/hold"]
-    assert judge(found, "deleted").sentence == "pod/x still exists: held by its finalizers example.com/hold"
-    assert judge(item("Pod"), "deleted").sentence == "pod/x still exists, and nobody has deleted it"
+    assert judge(found, "deleted").sentence == "pod/x still exists, held by its finalizers: example.com/hold"
+    assert judge(item("Pod"), "deleted").sentence == "pod/x still exists, and is not being deleted"
 
 
 def test_condition_from_before_the_last_change() -> None:
@@ -321,13 +321,6 @@ def test_service(spec: dict[str, Any], around: Around, state: str, sentence: str
         ),
         (item("PodDisruptionBudget"), "pending"),
         (item("PodDisruptionBudget", {"observedGeneration": 1}), "done"),
-        (
-            item(
-                "PodDisruptionBudget",
-                {"observedGeneration": 1, **condition("DisruptionAllowed", "False", reason="SyncFailed")},
-            ),
-            "pending",
-        ),
         (item("CronJob"), "done"),
         (item("StatefulSet", {"readyReplicas": 2, "replicas": 3}, replicas=2), "pending"),
         (item("StatefulSet", {"readyReplicas": 1}, updateStrategy={"type": "OnDelete"}), "done"),
@@ -477,3 +470,15 @@ def test_api_service_says_what_is_missing() -> None:
     assert [trouble.reason for trouble in judge(gone, "ready").troubles] == ["ServiceNotFound"]
     assert judge(late, "ready").sentence == "apiservice/x: Available is False: no addresses"
     assert judge(late, "ready").troubles == ()
+
+
+@pytest.mark.parametrize("seen", [{}, {"observedGeneration": 1}])
+def test_budget_that_cannot_be_counted(seen: dict[str, int]) -> None:
+    """Its controller may have been there before, with no Pods to count, or not."""
+    failed = condition("DisruptionAllowed", "False", reason="SyncFailed", message="no scale")
+    verdict = judge(item("PodDisruptionBudget", {**seen, **failed}), "ready")
+
+    assert verdict.sentence == (
+        "poddisruptionbudget/x: SyncFailed: the Pods that it protects cannot be counted: no scale"
+    )
+    assert [trouble.reason for trouble in verdict.troubles] == ["SyncFailed"]

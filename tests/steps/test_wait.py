@@ -380,7 +380,7 @@ def test_until_deleted(play: Play) -> None:
     other = pod("a", metadata={"name": "a", "uid": "another"})
 
     assert outputs == {"object": None, "objects": []}
-    assert stage.waits == ["pod/a still exists, and nobody has deleted it"]
+    assert stage.waits == ["pod/a still exists, and is not being deleted"]
     assert play(data, [])[1].waits == []
     assert play(data, [pod("a")], [other])[1].now < 1
 
