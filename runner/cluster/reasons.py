@@ -64,17 +64,18 @@ REASONS: Final[Mapping[str, Reason]] = {
         permanent=_REGISTRY,
     ),
     "ImagePullBackOff": Reason(
-        _CONTAINER,
+        "a container waits, in turns with ErrImagePull",
         _SECOND_PULL,
-        "the image cannot be pulled, and kubelet pauses before it tries again: ErrImagePull in turns with this",
+        "the image cannot be pulled",
         "check the image's name, the registry and its credentials",
         permanent=_REGISTRY,
     ),
     "CreateContainerConfigError": Reason(
         _CONTAINER,
         _SECOND_CREATE,
-        "something that the container refers to is missing, or may not be so",
-        "apply the ConfigMaps and Secrets that it refers to before it, and check their names and keys",
+        "the container cannot be configured",
+        "apply the ConfigMaps and Secrets that it refers to before it, and check their names and keys; with "
+        "`runAsNonRoot`, name a `runAsUser`",
         permanent=("runAsNonRoot",),
     ),
     "CreateContainerError": Reason(
