@@ -8,9 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from queue import Empty, SimpleQueue
 from typing import Any, Final
+
+from msgspec import structs
 
 from runner import shell
 from runner.cluster import kubectl_errors
@@ -20,6 +24,8 @@ from runner.errors import CommandResult, Expired
 from runner.shell import Command
 
 _ANSWER: Final = re.compile(r"Error from server(?: \((?P<reason>\w+)\))?: (?P<message>.*)", re.DOTALL)
+_DATE: Final = re.compile(r"\bDate: (\w{3}, .* GMT)$", re.MULTILINE)
+"""The header among those that kubectl writes to its log with -v=8; each version of it does, in one form or another."""
 _STATUS: Final = {
     "AlreadyExists": HTTPStatus.CONFLICT,
     "BadRequest": HTTPStatus.BAD_REQUEST,
@@ -44,6 +50,11 @@ def command(method: str, path: str) -> Command:
     if method == "GET":
         return Command(("kubectl", "get", f"--raw={path}"))
     return Command(("kubectl", method.lower(), f"--raw={path}", "--filename=-"))
+
+
+def clock() -> Command:
+    """Pure. Only its log has the headers of an answer."""
+    return Command((*command("GET", "/version").argv, "-v=8"))
 
 
 class RawApi(Api):
@@ -73,6 +84,14 @@ class RawApi(Api):
         if result.code:
             raise _failure(result)
         return result.stdout.encode()
+
+    def time(self, deadline: Deadline) -> datetime:
+        result = shell.run(Command(clock().argv, env=self._environment), deadline)
+        if date := _DATE.search(result.stderr):  # also beside a refusal
+            return parsedate_to_datetime(date[1])
+        if result.code:
+            raise _failure(structs.replace(result, stderr=result.stderr.strip().rpartition("\n")[2]))
+        raise Unreachable(f"`{clock()}` does not show when the answer was given", reason="unreadable answer")
 
     def stream(
         self,

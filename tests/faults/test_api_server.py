@@ -111,10 +111,9 @@ def test_restart_of_the_api_server(
     assert {rule.strip() for rule in rules} & {"connection cut", "bad gateway", "unavailable"}, answer.stderr
 
 
-def test_without_a_proxy(
-    runner: Callable[..., Any], cluster_env: dict[str, str], namespace: str, app_image: str, tmp_path: Path
-) -> None:
-    """Everything works through kubectl processes, and the log says so."""
+@pytest.fixture
+def no_proxy(cluster_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """An environment with a kubectl that can do everything but `proxy`."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/kubectl"
     program.write_text(
@@ -123,6 +122,13 @@ def test_without_a_proxy(
         f'exec {shutil.which("kubectl")} "$@"\n'
     )
     program.chmod(0o755)
+    return {**cluster_env, "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_without_a_proxy(
+    runner: Callable[..., Any], no_proxy: dict[str, str], namespace: str, app_image: str, tmp_path: Path
+) -> None:
+    """Everything works through kubectl processes, and the log says so."""
     (tmp_path / "pod.yaml").write_text(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: app}\nspec:\n  terminationGracePeriodSeconds: 1\n"
         "  containers: [{name: app, image: pythonapp, imagePullPolicy: Never}]\n"
@@ -138,10 +144,30 @@ def test_without_a_proxy(
           - apply: pod.yaml
         """
     )
-    env = {**cluster_env, "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
-    answer = runner("run", tmp_path / "flow.yaml", "-n", namespace, "-o", "json", env=env)
+    answer = runner("run", tmp_path / "flow.yaml", "-n", namespace, "-o", "json", env=no_proxy)
 
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "kubectl proxy does not start: error: listen unix: bind: permission denied; so every look" in answer.stderr
     (workflow,) = json.loads(answer.stdout)["workflows"]
     assert workflow["cleanup"]["left"] == []
+
+
+def test_runs_of_other_machines_without_a_proxy(
+    runner: Callable[..., Any], no_proxy: dict[str, str], kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    """Whether they can be alive is told by the API server's clock, also to who asks it through kubectl processes."""
+    (tmp_path / "map.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: theirs}\n")
+    (tmp_path / "flow.yaml").write_text("steps: [{apply: map.yaml}]")
+    kubectl("create", "configmap", "theirs", "-n", namespace)
+    kubectl("annotate", "configmap", "theirs", "-n", namespace, "runner/expires-after=600s")
+    kubectl("label", "configmap", "theirs", "-n", namespace, f"runner/run-id=run-of-{namespace}")
+    refused = runner("run", tmp_path / "flow.yaml", "-n", namespace, env=no_proxy)
+    kubectl("annotate", "configmap", "theirs", "-n", namespace, "--overwrite", "runner/expires-after=0s")
+    taken = runner("run", tmp_path / "flow.yaml", "-n", namespace, env=no_proxy)
+    removed = runner("clean", "--cluster", "--run", f"run-of-{namespace}", env=no_proxy)
+
+    owner = f"configmap/theirs belongs to the run run-of-{namespace}, which is still alive (on another machine, until "
+    assert (refused.returncode, owner in refused.stdout) == (1, True), refused.stdout + refused.stderr
+    dead = f"configmap/theirs was left by the run run-of-{namespace}, which is dead"
+    assert (taken.returncode, dead in taken.stderr) == (0, True), taken.stdout + taken.stderr
+    assert (removed.returncode, "1 object removed, 0 left" in removed.stdout) == (0, True), removed.stdout

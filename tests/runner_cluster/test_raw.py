@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,6 +68,43 @@ def test_no_answers(fake_bin: FakeBin, words: str, reason: str) -> None:
     with pytest.raises(Unreachable) as caught:
         RawApi({}).get("/", Deadline(10))
     assert caught.value.reason == reason
+
+
+NEW = """\
+I0102 03:04:05.000001 7 round_trippers.go:632] "Response" status="%s" headers=<
+	Cache-Control: no-cache, private
+	Date: Fri, 02 Jan 2026 03:04:05 GMT
+	X-Kubernetes-Pf-Flowschema-Uid: 8a1d
+ > milliseconds=4
+"""
+OLD = """\
+I0102 03:04:05.000001 7 round_trippers.go:577] Response Headers:
+I0102 03:04:05.000001 7 round_trippers.go:580]     Content-Type: application/json
+I0102 03:04:05.000001 7 round_trippers.go:580]     Date: Fri, 02 Jan 2026 03:04:05 GMT
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "code"), [(NEW % "200 OK", 0), (NEW % "403 Forbidden" + "Error from server (Forbidden): no", 1), (OLD, 0)]
+)
+def test_clock(fake_bin: FakeBin, log: str, code: int) -> None:
+    """That of the API server, from what kubectl's log says about its answer, whatever that was."""
+    fake_bin.put("kubectl", f"echo '{{}}'; cat >&2 <<'END'\n{log}\nEND\nexit {code}")
+    assert RawApi({}).time(Deadline(10)) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert fake_bin.calls == [["kubectl", "get", "--raw=/version", "-v=8"]]
+
+
+def test_no_clock(fake_bin: FakeBin) -> None:
+    """No answer, or one without its time."""
+    refused = "The connection to the server h:1 was refused - did you specify the right host or port?"
+    noise = 'I0102 03:04:05.000001 7 round_trippers.go:632] "Response" status="" headers="" milliseconds=0'
+    fake_bin.put("kubectl", f"printf '%s\\n' '{noise}' '{refused}' >&2; exit 1")
+    with pytest.raises(Unreachable) as caught:
+        RawApi({}).time(Deadline(10))
+    assert (caught.value.message, caught.value.reason) == (refused, "connection refused")
+    fake_bin.put("kubectl", "echo '{}'")
+    with pytest.raises(Unreachable, match="`kubectl get --raw=/version -v=8` does not show when"):
+        RawApi({}).time(Deadline(10))
 
 
 def test_silence(fake_bin: FakeBin) -> None:
