@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runner import watchdog
@@ -45,12 +46,12 @@ if sys.stdin.readline() == "goodbye\\n":
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], int, Path]]]:
-    """Start a run; answers it, its child's number and its temporary folder."""
+def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], int, Path]]]:
+    """Start a run, in this folder; answers it, its child's number and its temporary folder."""
     runs: list[subprocess.Popen[str]] = []
 
-    def start() -> tuple[subprocess.Popen[str], int, Path]:
-        argv = [sys.executable, "-c", RUN, str(tmp_path / "run")]
+    def start(folder: str = "run") -> tuple[subprocess.Popen[str], int, Path]:
+        argv = [sys.executable, "-c", RUN, str(tmp_path / folder)]
         env = {**os.environ, "TMPDIR": str(tmp_path), "MARK": str(tmp_path)}
         run = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, process_group=0)
         runs.append(run)
@@ -138,6 +139,35 @@ def test_goodbye_ends_the_watchdog(start: Any, tmp_path: Path) -> None:
 
     assert not (tmp_path / "run/watchdog.jsonl").exists()
     assert replay(tmp_path / "run").finished
+
+
+def test_a_bug_in_the_watchdog_is_told(start: Any, runner: Callable[..., Any], tmp_path: Path) -> None:
+    """A real one, whose own work breaks (what is pinned there is no kubeconfig at all): nobody sees its streams, so it
+    writes into the run folder what happened, what is left and what to type; `runner show` tells it.
+    """
+    name = "20260101-000001-aaaa"
+    folder = tmp_path / "runs" / name
+    run, child, _ = start(f"runs/{name}")
+    (folder / "kubeconfig").write_text("[]")
+    record = msgspec.structs.replace(POD, id=f"{name}/1")
+    with (folder / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps({"undo": msgspec.to_builtins(record)}) + "\n")
+    run.kill()
+    run.wait()
+    wait_until_over(folder)
+    shown = runner("show", name, "--state-dir", tmp_path)
+
+    line = f"runner clean --run {name} --state-dir={tmp_path}"
+    records = [json.loads(text) for text in (folder / "watchdog.jsonl").read_text().splitlines()]
+    said = {record["event"]: record for record in records}
+    assert said["warning"]["message"].startswith("bug in the watchdog: AttributeError: ")
+    assert said["warning"]["hint"] == line
+    assert (said["object left"]["object"], said["watchdog ended"]["left"]) == ("pod/a (namespace demo)", 1)
+    assert gone(child)
+    assert shown.returncode == 0
+    assert "bug in the watchdog: AttributeError: " in shown.stdout
+    assert f"{name}: crashed, begun " in shown.stdout
+    assert shown.stdout.endswith(f"  left: pod/a (namespace demo)\n  try: {line}\n")
 
 
 def test_it_holds_nothing_that_the_run_inherited(tmp_path: Path) -> None:

@@ -52,12 +52,17 @@ _CONTROLLERS: Final = (
 )
 
 
-def await_gone(cluster: Kubectl, resource: Resource, namespace: str, name: str, uid: str, deadline: Deadline) -> None:
+def await_gone(cluster: Kubectl, member: Member, deadline: Deadline) -> None:
     """Return when no object of this UID is there; raises the deadline's exceptions."""
-    query = {"fieldSelector": f"metadata.name={name}"}
-    for objects in cluster.observe(resource, namespace, query, deadline):
-        if all(item["metadata"]["uid"] != uid for item in objects):
-            return
+    query = {"fieldSelector": f"metadata.name={member.name}"}
+    try:
+        for objects in cluster.observe(member.resource, member.namespace, query, deadline):
+            if all(item["metadata"]["uid"] != member.uid for item in objects):
+                return
+    except StepFailed as error:
+        # A definition that went meanwhile took its objects along, and the place where one could look.
+        if isinstance(error, TimedOut) or _seen(cluster, member, deadline) is not None:
+            raise
 
 
 def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHand) -> None:
@@ -65,7 +70,7 @@ def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHa
     for member in members:
         hand.waiting(f"{member} to be gone")
         try:
-            await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
+            await_gone(cluster, member, hand.deadline)
         except Expired as error:
             why, hint = _obstacle(cluster, member)
             raise TimedOut(f"{error.message}: {member} still exists{why}", reason="timeout", hint=hint) from None
@@ -113,7 +118,7 @@ def what_outlived(
     for record in gone:
         for member in found.get(record.id, ()):
             try:
-                await_gone(cluster, member.resource, member.namespace, member.name, member.uid, deadline)
+                await_gone(cluster, member, deadline)
             except Expired:
                 left.append((record, member.record, what_holds(cluster, member)))
     return left, silent
@@ -185,7 +190,7 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand, last_look: Callab
             raise shot.error
         for member in shot.members:
             hand.waiting(f"{member} to be gone")
-            await_gone(cluster, member.resource, member.namespace, member.name, member.uid, hand.deadline)
+            await_gone(cluster, member, hand.deadline)
     except Expired:
         return _still_there(cluster, shot, "", last_look())
     except Cancelled as error:
@@ -354,7 +359,7 @@ def _orphan_and_end(
         for member in controllers:
             _delete(cluster, member, deadline, propagation="Orphan")
         for member, selector in zip(controllers, selectors, strict=True):
-            await_gone(cluster, member.resource, member.namespace, member.name, member.uid, deadline)
+            await_gone(cluster, member, deadline)
             late = list(_orphans(cluster, member, selector, {item.uid for item in found}, deadline)) if selector else []
             if late:
                 found += late

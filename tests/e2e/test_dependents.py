@@ -105,6 +105,45 @@ def live(site: Site, *what: str) -> dict[str, Any]:
     return answer
 
 
+SAME_NAME = {
+    "Job": """\
+apiVersion: batch/v1
+kind: Job
+metadata: {name: w-TAG}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: a, image: pythonapp, imagePullPolicy: Never, command: [sleep, "600"]}]
+""",
+    "Service": "apiVersion: v1\nkind: Service\nmetadata: {name: w-TAG}\nspec: {ports: [{port: 80}]}\n",
+}
+
+
+@pytest.mark.parametrize("kind", list(SAME_NAME))
+@pytest.mark.parametrize("way", ["calm", "SIGTERM"])
+def test_namesakes_of_two_api_groups(site: Site, kind: str, way: str) -> None:
+    """A step deletes the one of Kubernetes; that of the other group is still the run's to remove, by its own rules."""
+    define(site, kind, "Namespaced")
+    site.write("native.yaml", SAME_NAME[kind])
+    word = kind.lower()
+    last = "sleep 300" if way == "SIGTERM" else f"kubectl get {word}.g{site.tag}.example.test/w-{site.tag}"
+    applied = ", ".join(f"{{apply: {name}.yaml}}" for name in ("crd", "custom", "native"))
+    site.write("flow.yaml", f"steps: [{applied}, {{delete: {word}/w-TAG}}, {{run: {last}}}]")
+    process, _ = site.start()
+    if way == "SIGTERM":
+        site.await_event("step started", "steps[4]")
+        process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
+
+    assert code == (143 if way == "SIGTERM" else 0), site.story()
+    gone = [record["object"] for record in site.events() if record["event"] == "object deleted"]
+    assert f"{word}/w-{site.tag} (namespace {site.place})" in gone, site.story()
+    assert site.kubectl("get", f"{word}s,pods", "-n", site.place, "-o", "name") == "", site.story()
+    assert site.kubectl("get", "customresourcedefinitions", "-o", "name").count(site.tag) == 0
+    assert site.settle() == [], site.story()
+
+
 @pytest.mark.parametrize(("kind", "scope"), [("Widget", "Namespaced"), ("Fleet", "Cluster")])
 def test_what_a_custom_resource_owns_goes_with_it(site: Site, kind: str, scope: str) -> None:
     """ConfigMaps, Pods and custom resources, two generations of them: the run ends when all are gone."""

@@ -334,6 +334,73 @@ def test_silent_server_is_not_waited_for_with_every_object(
     }
 
 
+FOREIGN = "batch.volcano.test/v1"
+
+
+@pytest.fixture
+def foreign_jobs(api: FakeApi) -> None:
+    """A group of somebody else that has a kind Job, and one Job in it."""
+    resource = {
+        "resource": "jobs",
+        "responseKind": {"kind": "Job"},
+        "scope": "Namespaced",
+        "verbs": ["get", "list", "delete"],
+    }
+    group = {"metadata": {"name": "batch.volcano.test"}, "versions": [{"version": "v1", "resources": [resource]}]}
+    api.discovery["/apis"] = {"kind": "APIGroupDiscoveryList", "items": [group]}
+    api.put("jobs", "w", spec={"selector": {"matchLabels": {"app": "w"}}})
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_kind_of_another_group_is_no_controller(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, foreign_jobs: None, hurry: bool
+) -> None:
+    """A Job of another API group is deleted as every custom resource, never orphaned, and no Pods of others with it."""
+    api.put("pods", "of-a-namesake", metadata={"labels": {"app": "w", "controller-uid": "1"}})
+    ours = msgspec.structs.replace(record("Job", "w"), api_version=FOREIGN)
+
+    (gone,) = undone(cluster, hand, ours, hurry=hurry)
+
+    assert gone.why == ""
+    ((name, options),) = api.deletions
+    assert name == "jobs/w"
+    assert "propagationPolicy" not in options
+    assert api.asked(f"^DELETE /apis/{FOREIGN}/namespaces/default/jobs/w") == 1
+    assert [name for _, _, name in api.objects] == ["of-a-namesake"]
+
+
+def test_kind_of_another_group_may_own_anything(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, foreign_jobs: None
+) -> None:
+    """Its dependents are not those of the Job of Kubernetes."""
+    collect_garbage(api)
+    owned(api, "jobs", "part", "w")
+
+    undone(cluster, hand, msgspec.structs.replace(record("Job", "w"), api_version=FOREIGN))
+
+    assert hand.written == ["job/part of job/w"]
+    assert "job/part to be gone" in hand.waits
+
+
+def test_definition_that_goes_while_its_object_is_waited_for(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, foreign_jobs: None
+) -> None:
+    """After a signal both are deleted at once: what cannot be looked for any more is gone."""
+    api.put("jobs", "w", metadata={"finalizers": ["x"]})
+    api.fault(fake_api.plain(404, "404 page not found"), "GET .*/jobs.fieldSelector")
+    deleted = threading.Event()
+
+    def forget(handler: Any) -> None:
+        deleted.set()
+        api.remove("jobs", "w")
+        handler.answer(200, {})
+
+    api.fault(forget, "^DELETE .*/jobs/w")
+    (gone,) = undone(cluster, hand, msgspec.structs.replace(record("Job", "w"), api_version=FOREIGN), hurry=True)
+
+    assert (deleted.is_set(), gone.why, gone.found) == (True, "", True)
+
+
 def test_signal_before_the_first_deletion(api: FakeApi, cluster: Kubectl, hand: FakeHand) -> None:
     """It says what was not done, and not only the signal's name."""
     api.put("configmaps", "a")
