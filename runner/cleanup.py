@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 import time
@@ -20,7 +21,7 @@ from runner.result import Cleanup, Leftover
 from runner.shell import Command
 
 if TYPE_CHECKING:
-    from runner.cluster.protocol import Cluster
+    from runner.cluster.protocol import Cluster, Gone
     from runner.deadline import Deadline
     from runner.invocation import Run
     from runner.journal import Dependent, Journal, Place, Undo
@@ -82,7 +83,7 @@ class Pending:
         if not (self._deleted or self._left):
             return Cleanup(kept=kept)
         for leftover in self._left.values():
-            self._emit("object left", object=leftover.object, why=leftover.why, command=leftover.command)
+            self._emit("object left", **told(leftover))
         seconds = time.monotonic() - self._started
         counts = {"deleted": self._deleted, "left": len(self._left), "kept": len(kept)}
         self._emit("cleanup ended", **counts, seconds=round(seconds, 3))
@@ -168,10 +169,10 @@ def _outlived(run: Run, cluster: Cluster, gone: Sequence[Undo], deadline: Deadli
     if silent:
         what = f"what belonged to the objects that are gone could not be looked for everywhere: {', '.join(silent)}"
         run.events.emit("warning", message=what, hint="")
-    for owner, dependent, holds in found:
-        run.journal.again(msgspec.structs.replace(owner, dependents=(*owner.dependents, dependent)))
-        why = f"it still exists{holds}; {owner}, to which it belongs, is gone"
-        yield Leftover(address(dependent), why, removal(owner, (dependent,), run.journal.place))
+    for item in found:
+        known = item.record.dependents
+        run.journal.again(msgspec.structs.replace(item.record, dependents=tuple(dict.fromkeys((*known, *item.rest)))))
+        yield _left_of(item, run.journal.place)
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -219,7 +220,7 @@ class Remover:
                 record = gone.record
                 left.pop(record.id)
                 if gone.why:
-                    left[record.id] = leftover(record, gone.why, gone.rest, self._place, hopeless=gone.hopeless)
+                    left[record.id] = _left_of(gone, self._place)
                     continue
                 if self._journal:
                     self._journal.undone(record)
@@ -227,7 +228,7 @@ class Remover:
                     deleted += 1
                     self._emit("object deleted", object=address(record))
         except RunnerError as error:
-            left = {key: Leftover(item.object, error.message, item.command) for key, item in left.items()}
+            left = {key: dataclasses.replace(item, why=error.message) for key, item in left.items()}
         return deleted, left
 
     def depends(self, record: Undo, more: Iterable[Dependent]) -> None:
@@ -248,6 +249,11 @@ class Remover:
             self._emit("cleanup waiting", waiting_for=what)
 
 
+def told(left: Leftover) -> dict[str, str]:
+    """The fields of the event `object left`."""
+    return {"object": left.object, "why": left.why, "command": left.command, "hint": left.hint}
+
+
 def address(record: Undo | Dependent) -> str:
     """An object for people: `pod/a (namespace demo)`."""
     return f"{record}" + (f" (namespace {record.namespace})" if record.namespace else "")
@@ -260,6 +266,17 @@ def leftover(
     name = address(rest[0]) if rest else address(record)
     more = f" and {len(rest) - 1} more of {record}" if len(rest) > 1 else ""
     return Leftover(name + more, why, removal(record, rest, place), hopeless)
+
+
+def _left_of(gone: Gone, place: Place | None) -> Leftover:
+    """With the hint: for a cluster that was named, kubectl must be told which; who may not needs another account."""
+    left = leftover(gone.record, gone.why, gone.rest, place, hopeless=gone.hopeless)
+    hint = gone.hint
+    if gone.hopeless:
+        hint = f"as an account that may do that: {removal(gone.record, gone.rest)}"
+    elif place and place.flags:
+        hint = hint.replace("kubectl ", f"kubectl {shell.quote(place.flags)} ")
+    return dataclasses.replace(left, hint=hint)
 
 
 def removal(record: Undo, rest: Sequence[Dependent] = (), place: Place | None = None) -> str:

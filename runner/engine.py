@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
 
 _LOOK_SECONDS: Final = 10.0
-_ROOM: Final = "free some space, or name another folder with --state-dir"
 
 
 def run_workflow(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> tuple[WorkflowResult, Pending]:
@@ -299,7 +298,8 @@ class Execution:
         except OSError as error:
             if error.errno not in MACHINE:
                 self.bug = error
-            return {}, StepFailed(f"this machine refuses: {error}", hint=_ROOM, reason="machine")
+            hint = f"free some space (the run folder is {self.shared.folder}), or name another one with --state-dir"
+            return {}, StepFailed(f"this machine refuses: {error}", hint=hint, reason="machine")
         except Exception as error:  # noqa: BLE001 - a bug: clean up first, then tell
             self.bug = error
             return {}, StepFailed(f"bug in the kind {step.kind.NAME}: {type(error).__name__}: {error}", reason="bug")

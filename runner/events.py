@@ -37,7 +37,7 @@ LEVELS: Final[Mapping[str, str]] = {
     "observation": "debug",  # step, equivalent (the kubectl line that it stands for)
     "object created": "debug",  # object, uid
     "object deleted": "debug",  # object
-    "object left": "error",  # object, why, command
+    "object left": "error",  # object, why, command, hint (where the command does not help)
     "forward ready": "info",  # step, local, target, pod
     "forward restarted": "warning",  # step, local, target (the new Pod), seconds, why
     "cleanup started": "info",  # workflow, objects (how many)

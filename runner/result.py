@@ -73,6 +73,8 @@ class Leftover:
     command: str
     hopeless: bool = False
     """Trying again cannot help."""
+    hint: str = ""
+    """What to do where the command alone does not help."""
 
 
 @dataclass(frozen=True, slots=True)

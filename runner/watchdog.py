@@ -174,7 +174,7 @@ def rescue(folder: Path, descriptor: int) -> None:
     import shutil
 
     from runner import orphans
-    from runner.cleanup import address, leftover, tidy
+    from runner.cleanup import address, leftover, tidy, told
     from runner.events import Events
     from runner.journal import WATCHDOG_LOG, Journal, replay
     from runner.reports import lines
@@ -199,7 +199,7 @@ def rescue(folder: Path, descriptor: int) -> None:
     remaining = [record for record in journal.records if record.id in doomed]
     for record in remaining:
         rest = left.get(record.id) or leftover(record, "it was not reached", place=past.place)
-        events.emit("object left", object=rest.object, why=rest.why, command=rest.command)
+        events.emit("object left", **told(rest))
     tidy(folder, left=bool(remaining))
     kept = [address(record) for record in past.spared]
     events.emit("watchdog ended", left=len(remaining), kept=kept, children=children)

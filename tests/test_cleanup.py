@@ -15,7 +15,7 @@ from runner.cluster.protocol import Gone, Ref
 from runner.errors import StepFailed
 from runner.events import Event, Events
 from runner.invocation import Budget, Run
-from runner.journal import Dependent, Journal, Undo, replay
+from runner.journal import Dependent, Journal, Place, Undo, replay
 
 
 def record(number: int, kind: str, name: str, namespace: str = "", **fields: Any) -> Undo:
@@ -40,7 +40,7 @@ class Cluster:
         self.calls: list[tuple[list[str], bool]] = []
         self.there: dict[str, Any] = {}
         self.reason = "NoKindMatch"
-        self.outlived: list[tuple[Undo, Dependent, str]] = []
+        self.outlived: list[Gone] = []
         self.silent: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -56,7 +56,7 @@ class Cluster:
         raise StepFailed("the cluster knows no such kind", reason=self.reason)
 
     def what_outlived(self, gone: Sequence[Undo], deadline: Any) -> Any:
-        return [(owner, *rest) for owner, *rest in self.outlived if owner.id in {item.id for item in gone}], self.silent
+        return [item for item in self.outlived if item.record.id in {record.id for record in gone}], self.silent
 
 
 @pytest.fixture
@@ -124,6 +124,29 @@ def test_after_a_signal_all_goes_at_once(run: Run) -> None:
     assert result.left[0].command == "kubectl delete pod/b --namespace=other"
 
 
+@pytest.mark.parametrize(
+    ("gone", "hint"),
+    [
+        (
+            Gone(OUTSIDE, "held by its finalizers: x", hint="see: kubectl get pod/b; kubectl patch pod/b"),
+            "see: kubectl --context=far get pod/b; kubectl --context=far patch pod/b",
+        ),
+        (
+            Gone(OUTSIDE, "pods is forbidden", hopeless=True),
+            "as an account that may do that: kubectl delete pod/b --namespace=other",
+        ),
+        (Gone(OUTSIDE, "it still exists"), ""),
+    ],
+)
+def test_what_to_do_where_deleting_does_not_help(run: Run, heard: list[Event], gone: Gone, hint: str) -> None:
+    """In the cluster that the run had named; the command stands beside it for programs."""
+    run.journal.at(Place(engine="kubectl", context="far", named=True))
+    (left,) = clean(run, Cluster(b=gone)).wait().left
+
+    assert (left.hint, left.command) == (hint, "kubectl delete pod/b --namespace=other --context=far")
+    assert next(event.fields["hint"] for event in heard if event.name == "object left") == hint
+
+
 def test_nothing_to_do(run: Run) -> None:
     """Everything is kept."""
     cluster = Cluster()
@@ -153,13 +176,13 @@ def test_dependents_that_outlive_their_owner_are_left(run: Run, heard: list[Even
     cluster = Cluster()
     clean(run, cluster).wait()
     below = Dependent(api_version="v1", kind="ConfigMap", name="part", namespace="other", uid="u9")
-    cluster.outlived = [(OUTSIDE, below, ", held by its finalizers: x")]
+    cluster.outlived = [Gone(OUTSIDE, "it still exists, held by its finalizers: x", rest=(below,), hint="look")]
     cluster.silent = ["widget.example.test"]
 
     (left,) = verify(run)
 
     assert left.object == "configmap/part (namespace other)"
-    assert left.why == "it still exists, held by its finalizers: x; pod/b, to which it belongs, is gone"
+    assert (left.why, left.hint) == ("it still exists, held by its finalizers: x", "look")
     assert left.command == "kubectl delete configmap/part --namespace=other"
     assert heard[-2].fields["message"].endswith("could not be looked for everywhere: widget.example.test")
     assert heard[-1].fields == {"objects": 3, "left": 1}

@@ -76,11 +76,6 @@ def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHa
             raise TimedOut(f"{error.message}: {member} still exists{why}", reason="timeout", hint=hint) from None
 
 
-def what_holds(cluster: Kubectl, member: Member) -> str:
-    """Why an object is still there, as the end of a sentence."""
-    return _obstacle(cluster, member)[0]
-
-
 def _obstacle(cluster: Kubectl, member: Member) -> tuple[str, str]:
     """(why an object is still there, as the end of a sentence; what to type)."""
     with Deadline(_LOOK_SECONDS) as deadline:
@@ -107,11 +102,9 @@ class _Fired:
         return not (self.members or self.error or self.record.uid)
 
 
-def what_outlived(
-    cluster: Kubectl, gone: Sequence[Undo], deadline: Deadline
-) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
-    """Dependents of objects that are gone, and that are still there at the deadline: (whose, which, why); and the kinds
-    that could not be looked through. The garbage collector may take a moment after their owner.
+def what_outlived(cluster: Kubectl, gone: Sequence[Undo], deadline: Deadline) -> tuple[list[Gone], list[str]]:
+    """Dependents of objects that are gone, and that are still there at the deadline; and the kinds that could not be
+    looked through. The garbage collector may take a moment after their owner.
     """
     found, silent = dependents.of_the_gone(cluster, gone, deadline)
     left = []
@@ -120,8 +113,8 @@ def what_outlived(
             try:
                 await_gone(cluster, member, deadline)
             except Expired:
-                left.append((record, member.record, what_holds(cluster, member)))
-    return left, silent
+                left.append(_still_there(cluster, _Fired(record, [member]), "", Deadline(_LOOK_SECONDS)))
+    return [item for item in left if item.why], silent
 
 
 def undo(cluster: Kubectl, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
@@ -211,11 +204,12 @@ def _still_there(cluster: Kubectl, shot: _Fired, because: str, deadline: Deadlin
         return Gone(shot.record)
     member, live = found[0]
     held = stuck.why(member.resource.kind, live)[0] if live else ""
+    hint = stuck.remedy(member.resource.kind, live) if live else ""
     if shot.uid in {member.uid for member, _ in found}:
-        return Gone(shot.record, f"{member} still exists{held}{because}")
+        return Gone(shot.record, f"{member} still exists{held}{because}", hint=hint)
     whose = f"; {shot.record}, to which it belongs, is gone"
     rest = tuple(item.record for item, _ in found)
-    return Gone(shot.record, f"{member} still exists{held}{whose}{because}", rest=rest)
+    return Gone(shot.record, f"{member} still exists{held}{whose}{because}", rest=rest, hint=hint)
 
 
 def _seen(cluster: Kubectl, member: Member, deadline: Deadline) -> Object | None:

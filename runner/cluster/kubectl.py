@@ -26,7 +26,7 @@ from runner.cluster.protocol import (
 from runner.cluster.proxy import Proxy
 from runner.deadline import Deadline
 from runner.errors import CannotStart, RunnerError
-from runner.journal import Dependent, Undo
+from runner.journal import Undo
 from runner.shell import Command
 
 if TYPE_CHECKING:
@@ -256,9 +256,7 @@ class Kubectl(Observer):
     def undo(self, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
         return deletion.undo(self, records, hand, hurry=hurry)
 
-    def what_outlived(
-        self, gone: Sequence[Undo], deadline: Deadline
-    ) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
+    def what_outlived(self, gone: Sequence[Undo], deadline: Deadline) -> tuple[list[Gone], list[str]]:
         return deletion.what_outlived(self, gone, deadline)
 
     # -- more ---------------------------------------------------------------------------------------------------

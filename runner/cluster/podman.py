@@ -45,7 +45,7 @@ from runner.cluster.protocol import (
 )
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CannotStart, CommandResult, RunnerError, StepFailed, TimedOut
-from runner.journal import Dependent, Undo
+from runner.journal import Undo
 from runner.shell import Command
 
 if TYPE_CHECKING:
@@ -291,9 +291,7 @@ class Podman(Observer):
                 left = None  # by Pods of others, who need it now
             yield Gone(record, _why(left) if left else "")
 
-    def what_outlived(
-        self, gone: Sequence[Undo], deadline: Deadline
-    ) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
+    def what_outlived(self, gone: Sequence[Undo], deadline: Deadline) -> tuple[list[Gone], list[str]]:
         return [], []  # podman knows no owners
 
     def _ours(self, record: Undo, hand: RemovingHand) -> str:

@@ -111,6 +111,8 @@ class Gone:
     hopeless: bool = False
     rest: tuple[Dependent, ...] = ()
     """What is still there, where that is not the object itself."""
+    hint: str = ""
+    """What to type where deleting it once more does not help."""
 
 
 class RemovingHand(Protocol):
@@ -296,11 +298,9 @@ class Cluster(Protocol):
         Pods with a grace of 1 s, owners orphaned before their Pods.
         """
 
-    def what_outlived(
-        self, gone: Sequence[Undo], deadline: Deadline
-    ) -> tuple[list[tuple[Undo, Dependent, str]], list[str]]:
-        """Dependents of objects that are gone, and that are still there at the deadline: whose, which, and why as the
-        end of a sentence; and the kinds that could not be looked through.
+    def what_outlived(self, gone: Sequence[Undo], deadline: Deadline) -> tuple[list[Gone], list[str]]:
+        """Dependents of objects that are gone, and that are still there at the deadline (as the `rest`); and the kinds
+        that could not be looked through.
         """
 
     def close(self) -> None:

@@ -52,6 +52,13 @@ def why(kind: str, live: Object) -> tuple[str, str]:
     return "", look
 
 
+def remedy(kind: str, live: Object) -> str:
+    """What to type where one more `kubectl delete` does not help; empty where it does, or time will."""
+    meta = live["metadata"]
+    held = meta.get("finalizers") or (kind == "Namespace" and _namespace(live))
+    return why(kind, live)[1] if held and meta.get("deletionTimestamp") else ""
+
+
 def _namespace(live: Object) -> tuple[str, str] | None:
     status: dict[str, Any] = live.get("status") or {}
     true = {

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from runner import orphans, shell
-from runner.cleanup import Remover, address, leftover, tidy
+from runner.cleanup import Remover, address, leftover, tidy, told
 from runner.cluster.choose import Choice, engine_of, open_again, open_cluster
 from runner.cluster.kubeconfig import IN_POD
 from runner.cluster.patience import quiet
@@ -305,7 +305,7 @@ def _document(case: Case) -> dict[str, Any]:
         "held": case.held,
         "where": case.where,
         "removed": case.removed,
-        "left": [{"object": item.object, "why": item.why, "command": item.command} for item in case.left.values()],
+        "left": [told(item) for item in case.left.values()],
     }
 
 
@@ -336,11 +336,11 @@ def _flags(case: Case, options: Namespace) -> tuple[str, ...]:
 
 def _line(case: Case, record: Undo, *, acts: bool) -> Iterator[str]:
     """What came of one object, or what it is now."""
-    from runner.reports.wording import first_line, harmless
+    from runner.reports.wording import cure, first_line, harmless
 
     if left := case.left.get(record.id):
         yield f"  left: {harmless(left.object)}: {first_line(left.why)}"
-        yield f"    remove it with: {harmless(left.command)}"
+        yield f"    {harmless(cure(left.command, left.hint))}"
         return
     word = "remains" if case.held or not acts else "removed" if address(record) in case.removed else "gone"
     more = f", or of it: {', '.join(map(str, record.dependents))}" if word == "remains" and record.dependents else ""

@@ -36,7 +36,7 @@ may come, so ignore what you do not know):
         `ready`, `restarts`, `exit_code` (null unless it has ended before), `exit_reason`; `log`, the last 20 lines of
         the container that is to blame, and `log_of_previous`: whether they are of its life before it crashed.
   - `cleanup`: `deleted` (how many objects), `kept` (their names), `left`: `object`, `why`, `command` (which removes
-    it); `seconds`.
+    it), `hint` (what to do where that alone does not help); `seconds`.
 - `problems`: what is wrong with the files: `file`, `line` and `column` from 1 (0: the file as a whole), `width` (how
   many characters), `severity` (`error` or `warning`), `message`, `hint`, `source` (that line).
 """
@@ -148,7 +148,7 @@ def _cleanup(cleanup: Cleanup) -> dict[str, Any]:
 
 
 def _leftover(left: Leftover) -> dict[str, Any]:
-    return {"object": left.object, "why": left.why, "command": left.command}
+    return {"object": left.object, "why": left.why, "command": left.command, "hint": left.hint}
 
 
 def _problem(problem: Problem) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from runner.events import Event
 from runner.reports.terminal import Style
-from runner.reports.wording import advice, block, cut, duration, harmless, pad, plain, value
+from runner.reports.wording import advice, block, cure, cut, duration, harmless, pad, plain, value
 
 # What is shown of an event: first these fields as they are, in columns; then the others as key=value.
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -50,7 +50,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 # What follows below as a block, in this order: the sentence first, then everything a reader needs to see in full.
 _BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
     "step failed": ("place", "message", "hint", "command", "output", "details"),
-    "object left": ("command",),
+    "object left": ("hint", "command"),
     "warning": ("hint",),
 }
 # Texts that may have several lines: the first stands in the line, the others in the block.
@@ -163,8 +163,10 @@ def _marked(name: str, lines: list[str], event: Event) -> list[str]:
     """A block's lines, the first saying what it is where that is not obvious."""
     if name == "hint" and lines:
         return [advice(lines[0]), *lines[1:]]
+    if name == "command" and lines and event.name == "object left":
+        return [] if event.fields.get("hint") else [cure(lines[0], ""), *lines[1:]]
     if name == "command" and lines:
-        return [f"{'remove it with' if event.name == 'object left' else 'command'}: {lines[0]}", *lines[1:]]
+        return [f"command: {lines[0]}", *lines[1:]]
     return lines
 
 

@@ -14,7 +14,7 @@ from runner.errors import ExitCode
 from runner.reports import problems
 from runner.reports.excerpt import excerpt
 from runner.reports.terminal import Style
-from runner.reports.wording import advice, block, cells, count, cut, duration, first_line, harmless, outcome, pad
+from runner.reports.wording import advice, block, cells, count, cure, cut, duration, first_line, harmless, outcome, pad
 from runner.result import Cleanup, Failure, RunResult, Status, StepResult, WorkflowResult
 
 MEANINGS: Final[Mapping[int, str]] = {
@@ -178,8 +178,8 @@ class _Report:
             first, *rest = block(left.why) or [""]
             yield self.style.paint("bad", f"  left: {harmless(left.object)}" + (f": {first}" if first else ""))
             yield from self.quoted("\n".join(rest))
-            if left.command:
-                yield f"    remove it with: {harmless(left.command)}"
+            if left.command or left.hint:
+                yield f"    {harmless(cure(left.command, left.hint))}"
 
     def left(self, result: RunResult) -> Iterator[str]:
         """Who removes what is left."""

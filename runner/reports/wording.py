@@ -114,6 +114,11 @@ def advice(hint: str) -> str:
     return hint if hint.lower().startswith("try") else f"try: {hint}"
 
 
+def cure(command: str, hint: str) -> str:
+    """What to do about an object that is left."""
+    return advice(hint) if hint else f"remove it with: {command}"
+
+
 def value(thing: Any) -> str:
     """A field's value on one line, quoted when it has spaces: the text of `key=value`."""
     shown = harmless(plain(thing))

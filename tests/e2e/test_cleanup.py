@@ -211,6 +211,8 @@ def test_namespace_that_hangs_on_a_finalizer(site: Site) -> None:
     assert (code, took < 20) == (130, True), output  # 7 s, on a machine that has time
     assert f"left: configmap/held (namespace {place}): configmap/held still exists, held by its finalizers: " in output
     assert "example.com/hold" in output
+    patch = f"kubectl patch configmap/held --namespace={place} --type=merge --patch="
+    assert f"    try: if there is no controller to take them away: {patch}" in output
     assert "the watchdog goes on removing it for up to 10 min; what is left after that:" in output
     assert f"runner clean --run {run_of(site)}" in output
     assert site.settle() == [], site.story()
@@ -256,7 +258,8 @@ def test_what_may_be_made_but_not_deleted(site: Site, tmp_path: Path) -> None:
     assert made.returncode == 5, made.stdout + made.stderr
     assert f"left: configmap/own-{site.tag} (namespace {site.place}): " in made.stdout
     assert 'cannot delete resource "configmaps"' in made.stdout
-    assert f"remove it with: kubectl delete configmap/own-{site.tag} --namespace={site.place}" in made.stdout
+    who = "try: as an account that may do that"
+    assert f"{who}: kubectl delete configmap/own-{site.tag} --namespace={site.place}\n" in made.stdout
     assert f"runner clean --run {run}" in made.stdout
     assert "exit code 5: every step passed, but not everything that the run made could be removed" in made.stdout
     cleaned = runner(site, "clean", "--run", run)

@@ -190,9 +190,9 @@ def test_what_appears_late_and_stays_is_left(site: Site) -> None:
 
     assert code == 5, output
     there = f"configmap/late-{site.tag} (namespace {site.place})"
-    assert f"left: {there}: it still exists, held by its finalizers: example.com/hold" in output
+    assert f"left: {there}: configmap/late-{site.tag} still exists, held by its finalizers: example.com/hold" in output
     assert f"; widget/w-{site.tag}, to which it belongs, is gone" in output
-    assert f"remove it with: kubectl delete configmap/late-{site.tag} --namespace={site.place}" in output
+    assert f"kubectl patch configmap/late-{site.tag} --namespace={site.place} --type=merge --patch=" in output
     assert site.settle() == [], site.story()
 
 

@@ -131,6 +131,13 @@ def test_signal_and_incomplete_cleanup(passed: WorkflowResult) -> None:
     assert report.endswith("exit code 130: ended by SIGINT before the cleanup was complete\n")
 
 
+def test_hint_stands_for_the_command_that_does_not_help(passed: WorkflowResult) -> None:
+    left = Leftover("pod/x", "held", "kubectl delete pod/x", hint="take its finalizers away")
+    report = text.render(RunResult("r1", (replace(passed, cleanup=Cleanup(0, (), (left,), 30)),), 40))
+    assert "    try: take its finalizers away\n" in report
+    assert "remove it with" not in report
+
+
 def test_cleanup_incomplete(passed: WorkflowResult) -> None:
     """Exit code 5 says that the steps passed and what is left."""
     left = Leftover("pod/x", "it is stuck\nfor a reason", "kubectl delete pod/x")
