@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from runner.cluster import deletion, ownership, permission, phases, stale
+from runner.cluster import deletion, history, ownership, permission, phases, stale
 from runner.cluster.dependents import Member
 from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
@@ -91,6 +91,8 @@ class _Item:
     ref: Ref
     resource: Resource
     live: Object | None
+    since: str = ""
+    """Where the history of the API server stood then; for those that tell only afterwards who made them."""
 
 
 class _Work:
@@ -157,6 +159,9 @@ class _Work:
         place = (meta.get("namespace") or self.namespace or self.cluster.namespace) if resource.namespaced else ""
         ref = Ref(resource.kind, meta["name"], place, resource.group_version)
         permission.to_write(ref.kind, ref.name, place, self.hand.allowed)
+        since = ""
+        if self.server_side:
+            since = history.version(self.cluster, resource, place, ref.name, self.hand.deadline)
         live = self.cluster.find(resource, place, ref.name, self.hand.deadline)
         if live and "deletionTimestamp" in live["metadata"]:
             self.hand.waiting(f"{ref} of before to be gone")
@@ -168,7 +173,7 @@ class _Work:
         else:
             self._respect(ref, live)
             ownership.keep(meta, live)
-        return _Item(object_, ref, resource, live)
+        return _Item(object_, ref, resource, live, since)
 
     def _respect(self, ref: Ref, live: Object) -> None:
         """What exists and is not ours: another's, and maybe that of a run that is still alive."""
@@ -215,11 +220,17 @@ class _Work:
             return _not_created(output, items)
         # kubectl says the same of what it creates and of what it changes; the object tells.
         absent = [item for item in items if item.live is None and item.ref in self.open]
-        looks = (
-            (item, self.cluster.find(item.resource, item.ref.namespace, item.ref.name, self.hand.deadline))
-            for item in absent
+        return [item for item in absent if self._is_anothers(item)]
+
+    def _is_anothers(self, item: _Item) -> bool:
+        """Whether an object was made before our label came on it."""
+        live = self.cluster.find(item.resource, item.ref.namespace, item.ref.name, self.hand.deadline)
+        if live is None:
+            return False
+        born = (
+            history.at_birth(self.cluster, item.resource, live, item.since, self.hand.deadline) if item.since else None
         )
-        return [item for item, live in looks if live and _is_older_than_its_label(live)]
+        return ownership.run_of(born) != self.hand.run_id if born else _is_older_than_its_label(live)
 
     def _disown(self, found: Sequence[_Item]) -> None:
         """What somebody else made between our look and kubectl's: written off at once, and applied again without the

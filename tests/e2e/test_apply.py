@@ -249,8 +249,11 @@ spec:
 # -- whose it is ------------------------------------------------------------------------------------------------------
 
 
-def test_somebody_is_faster(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
-    """What another makes between our look and kubectl's is updated, does not keep our label, and is not deleted."""
+@pytest.mark.parametrize("server_side", ["false", "true"])
+def test_somebody_is_faster(server_side: str, flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """What another makes between our look and kubectl's, in the same second, is updated, does not keep our label, and
+    is not deleted.
+    """
     (tmp_path / "map.yaml").write_text(f"{MAP}data: {{a: new}}\n")
     (tmp_path / "bin").mkdir()
     real = subprocess.check_output(["bash", "-c", "command -v kubectl"], text=True).strip()
@@ -261,7 +264,10 @@ def test_somebody_is_faster(flow: Flow, namespace: str, kubectl: Kubectl, tmp_pa
     )
     other.chmod(0o755)
     (tmp_path / "theirs").write_text(kubectl("config", "view", "--raw", "--flatten"))
-    code, report = flow("steps: [{apply: map.yaml}]", env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    code, report = flow(
+        f"steps: [{{apply: {{file: map.yaml, server_side: {server_side}}}}}]",
+        env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+    )
 
     live = json.loads(kubectl("get", "configmap", "late", "-n", namespace, "-o", "json"))
     assert code == 0, (report["problems"], report["log"])
