@@ -285,19 +285,22 @@ def _survivors(cluster: Kubectl, record: Undo, known: set[str], deadline: Deadli
 
 
 def _claims(cluster: Kubectl, live: Object, deadline: Deadline) -> list[Member]:
-    """The volume claims that a StatefulSet made by its templates; Kubernetes leaves them, and nobody owns them. What
-    has such a name but is older than the StatefulSet was there before.
+    """The volume claims that a StatefulSet made by its templates; Kubernetes leaves them, and nobody owns them. They
+    carry the labels of its selector. What has such a name but is older than the StatefulSet was there before.
     """
     meta, resource = live["metadata"], BY_KIND["PersistentVolumeClaim"]
     names = [template["metadata"]["name"] for template in live["spec"].get("volumeClaimTemplates") or ()]
     if not names:
         return []
+    labels = live["spec"]["selector"].get("matchLabels") or {}
     pattern = re.compile(rf"(?:{'|'.join(map(re.escape, names))})-{re.escape(meta['name'])}-\d+")
     found = [item["metadata"] for item in _listed(cluster, resource, meta["namespace"], deadline)]
     return [
         Member(resource, own["namespace"], own["name"], own["uid"])
         for own in found
-        if pattern.fullmatch(own["name"]) and own["creationTimestamp"] >= meta["creationTimestamp"]
+        if pattern.fullmatch(own["name"])
+        and own["creationTimestamp"] >= meta["creationTimestamp"]
+        and labels.items() <= (own.get("labels") or {}).items()
     ]
 
 

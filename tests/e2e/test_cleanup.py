@@ -38,6 +38,26 @@ spec:
     command: [python3, -c, "import time; time.sleep(300)"]
     readinessProbe: {tcpSocket: {port: 1}}
 """
+SPEC = "{accessModes: [ReadWriteOnce], storageClassName: '', resources: {requests: {storage: 1Mi}}}"
+CLAIM = f"apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: data-db-TAG-1}}\nspec: {SPEC}\n"
+DATABASE = f"""\
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: db-TAG}}
+spec:
+  selector: {{matchLabels: {{app: db-TAG}}}}
+  serviceName: db
+  template:
+    metadata: {{labels: {{app: db-TAG}}}}
+    spec: {{containers: [{{name: app, image: pythonapp, imagePullPolicy: Never}}]}}
+  volumeClaimTemplates: [{{metadata: {{name: data}}, spec: {SPEC}}}]
+"""
+FLOW_OF_CLAIMS = """\
+steps:
+  - apply: db.yaml
+  - run: kubectl create -f hand.yaml
+  - wait: {target: pvc/data-db-TAG-0, until: exists}
+"""
 SLEEP = "steps: [{apply: map.yaml}, {run: sleep 300}]\n"
 
 
@@ -410,3 +430,16 @@ def test_the_deadline_leaves_time_to_clean_up(site: Site) -> None:
     assert "the workflow's timeout is 20 s: the last 4 s of it are for `finally` and the cleanup" in answer.stderr
     assert "cleanup verified" in answer.stderr
     assert list(site.in_cluster()) == []
+
+
+def test_claims_of_a_stateful_set_go_with_it(site: Site) -> None:
+    """Those that its controller made, and not the one of such a name that somebody made in the same second."""
+    site.write("db.yaml", DATABASE)
+    site.write("hand.yaml", CLAIM)
+    site.write("flow.yaml", FLOW_OF_CLAIMS)
+    answer = runner(site, "flow.yaml", "-n", site.place, "-o", "json")
+    (workflow,) = json.loads(answer.stdout)["workflows"]
+    names = site.kubectl("get", "pvc", "-n", site.place, "-o", "name").split()
+
+    assert (answer.returncode, workflow["cleanup"]["left"]) == (0, []), answer.stderr
+    assert names == [f"persistentvolumeclaim/data-db-{site.tag}-1"]

@@ -428,15 +428,21 @@ def test_faults_in_the_middle_are_survived(api: FakeApi, cluster: Kubectl, hand:
 
 @pytest.mark.parametrize("hurry", [False, True])
 def test_claims_of_a_stateful_set_go_with_it(api: FakeApi, cluster: Kubectl, hand: FakeHand, hurry: bool) -> None:
-    """Kubernetes leaves what it made by its templates; what was there before it stays."""
+    """Kubernetes leaves what it made by its templates; what was there before it stays, and what a person made."""
     then, before = {"creationTimestamp": "2026-01-02T00:00:00Z"}, {"creationTimestamp": "2026-01-01T00:00:00Z"}
-    api.put("statefulsets", "db", metadata=then, spec={"volumeClaimTemplates": [{"metadata": {"name": "data"}}]})
-    api.put("persistentvolumeclaims", "data-db-0", metadata=then)
-    api.put("persistentvolumeclaims", "data-db-1", metadata=before)
-    api.put("persistentvolumeclaims", "data-db-x", metadata=then)
-    api.put("persistentvolumeclaims", "other-db-0", metadata=then)
+    labels = {"app": "db"}
+    templates = [{"metadata": {"name": "data"}}]
+    api.put(
+        "statefulsets", "db", metadata=then,
+        spec={"volumeClaimTemplates": templates, "selector": {"matchLabels": labels}},
+    )  # fmt: skip
+    api.put("persistentvolumeclaims", "data-db-0", metadata={**then, "labels": labels})
+    api.put("persistentvolumeclaims", "data-db-1", metadata={**before, "labels": labels})
+    api.put("persistentvolumeclaims", "data-db-2", metadata=then)
+    api.put("persistentvolumeclaims", "data-db-x", metadata={**then, "labels": labels})
+    api.put("persistentvolumeclaims", "other-db-0", metadata={**then, "labels": labels})
 
     (gone,) = undone(cluster, hand, record("StatefulSet", "db"), hurry=hurry)
 
     assert gone.why == ""
-    assert [name for _, _, name in api.objects] == ["data-db-1", "data-db-x", "other-db-0"]
+    assert [name for _, _, name in api.objects] == ["data-db-1", "data-db-2", "data-db-x", "other-db-0"]
