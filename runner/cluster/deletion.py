@@ -56,7 +56,7 @@ def await_gone(cluster: Kubectl, member: Member, deadline: Deadline) -> None:
     """Return when no object of this UID is there; raises the deadline's exceptions."""
     query = {"fieldSelector": f"metadata.name={member.name}"}
     try:
-        for objects in cluster.observe(member.resource, member.namespace, query, deadline):
+        for objects in cluster.observe(member.resource, member.namespace, query, deadline, (member.name,)):
             if all(item["metadata"]["uid"] != member.uid for item in objects):
                 return
     except StepFailed as error:

@@ -4,7 +4,7 @@ connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -20,6 +20,7 @@ from runner.errors import Cancelled, Expired, RunnerError, StepFailed
 
 PROBE: Final = "/version"
 _PROBE_SECONDS: Final = 2.0
+_VISIT_SECONDS: Final = 1.0
 _FORGOTTEN: Final = frozenset({HTTPStatus.GONE, HTTPStatus.GATEWAY_TIMEOUT})
 """Answers of a server that cannot go on from a version: too old for it, or (after a restart) not reached yet."""
 
@@ -34,6 +35,8 @@ class Observer:
         self.patience = patience
         self.namespace = namespace
         self.discovery = Discovery(self._fetch)
+        self._visited: set[str] = set()
+        """The kinds of which the user knows that they are only got."""
         self.pulse = Pulse(lambda deadline: self.api.get(PROBE, deadline))
 
     def patiently(
@@ -114,7 +117,7 @@ class Observer:
         elif len(selection.names) == 1:
             query["fieldSelector"] = f"metadata.name={selection.names[0]}"
         wanted = frozenset(selection.names)
-        for objects in self.observe(resource, namespace, query, deadline):
+        for objects in self.observe(resource, namespace, query, deadline, selection.names):
             yield [item for item in objects if not wanted or item["metadata"]["name"] in wanted]
 
     def events(self, namespace: str, name: str, deadline: Deadline) -> Iterator[list[Object]]:
@@ -128,28 +131,66 @@ class Observer:
         return self.discovery.of_manifest(object_["apiVersion"], object_["kind"], deadline).status
 
     def observe(
+        self,
+        resource: Resource,
+        namespace: str,
+        query: Mapping[str, str],
+        deadline: Deadline,
+        names: Sequence[str] = (),
+    ) -> Iterator[list[Object]]:
+        """All objects that match, now and after every change. `names` are theirs where these are known: an account that
+        may neither list nor watch, only get, looks at them one by one.
+        """
+        try:
+            yield from self._watch(resource, namespace, query, deadline)
+        except ApiError as error:
+            if error.status != HTTPStatus.FORBIDDEN or not names:
+                raise _not_watched(resource, error) from None
+            refusal = error
+        yield from self._visit(resource, namespace, names, refusal, deadline)
+
+    def _visit(
+        self, resource: Resource, namespace: str, names: Sequence[str], refusal: ApiError, deadline: Deadline
+    ) -> Iterator[list[Object]]:
+        """The one place that asks in a loop: to an account that may only get, nobody tells of a change."""
+        last = None
+        while True:
+            try:
+                found = [self.find(resource, namespace, name, deadline) for name in names]
+            except StepFailed as error:
+                raise _not_watched(resource, refusal) if error.reason == "Forbidden" else error from None
+            if last is None and resource.plural not in self._visited:
+                self._visited.add(resource.plural)
+                what = f"this account may get {resource.plural}, but not list and watch them: it looks once a second"
+                hint = f"with `list` and `watch` of {resource.plural} it sees each change at once"
+                self.patience.report("warning", message=what, hint=hint)
+            objects = [item for item in found if item]
+            state = [(item["metadata"]["uid"], item["metadata"].get("resourceVersion")) for item in objects]
+            if state != last:
+                last = state
+                yield objects
+            deadline.pause(_VISIT_SECONDS)
+
+    def _watch(
         self, resource: Resource, namespace: str, query: Mapping[str, str], deadline: Deadline
     ) -> Iterator[list[Object]]:
-        """All objects that match, now and after every change. A watch that is lost goes on where it was, or, when the
-        server does not know that place any more, from a new list: nothing is missed, and nothing is asked in a loop.
+        """A watch that is lost goes on where it was, or, when the server does not know that place any more, from a new
+        list: nothing is missed, and nothing is asked in a loop.
         """
         path = resource.path(namespace)
         attempts = self.patience.attempts(f"watch {path}", deadline)
         while True:
-            try:
-                answer = self.patiently("GET", _with_query(path, query), deadline)
-                objects = {item["metadata"]["uid"]: _completed(item, resource) for item in answer["items"]}
-                yield list(objects.values())
-                place = _Place(answer["metadata"]["resourceVersion"])
-                while place.version:
-                    for event in self._events(path, query, place, attempts, deadline):
-                        if event["type"] == "DELETED":
-                            objects.pop(event["object"]["metadata"]["uid"], None)
-                        else:
-                            objects[event["object"]["metadata"]["uid"]] = _completed(event["object"], resource)
-                        yield list(objects.values())
-            except ApiError as error:
-                raise _failure(resource.plural, error) from None
+            answer = self.patiently("GET", _with_query(path, query), deadline)
+            objects = {item["metadata"]["uid"]: _completed(item, resource) for item in answer["items"]}
+            yield list(objects.values())
+            place = _Place(answer["metadata"]["resourceVersion"])
+            while place.version:
+                for event in self._events(path, query, place, attempts, deadline):
+                    if event["type"] == "DELETED":
+                        objects.pop(event["object"]["metadata"]["uid"], None)
+                    else:
+                        objects[event["object"]["metadata"]["uid"]] = _completed(event["object"], resource)
+                    yield list(objects.values())
 
     def _events(
         self, path: str, query: Mapping[str, str], place: _Place, attempts: Attempts, deadline: Deadline
@@ -201,6 +242,13 @@ def _completed(item: Object, resource: Resource) -> Object:
     completed = {"apiVersion": resource.group_version, "kind": resource.kind, **item}
     masking.hide(confidential.of_object(completed))
     return completed
+
+
+def _not_watched(resource: Resource, error: ApiError) -> StepFailed:
+    failure = _failure(resource.plural, error)
+    if error.status == HTTPStatus.FORBIDDEN:
+        failure.hint = f"ask for `get`, `list` and `watch` of {resource.plural}, or use another user"
+    return failure
 
 
 def _failure(what: str, error: ApiError) -> StepFailed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runner import shell
-from runner.cluster import patience, pulse
+from runner.cluster import observer, patience, pulse
 from runner.cluster.http import ApiError, Unreachable
 from runner.cluster.patience import Patience, Unanswered
 from runner.cluster.protocol import Ref, Selection
@@ -228,7 +228,7 @@ def test_forbidden_watch_fails_at_once(api: FakeApi, follow: Callable[..., Follo
     assert isinstance(follower.error, StepFailed)
     assert (follower.error.reason, follower.error.hint) == (
         "Forbidden",
-        "ask for the permission, or use another user",
+        "ask for `get`, `list` and `watch` of pods, or use another user",
     )
     assert api.asked(WATCH) == 1
 
@@ -442,3 +442,40 @@ def test_closed_cluster_answers_nobody(cluster: Kubectl) -> None:
     cluster.close()
     with pytest.raises((StepFailed, Unreachable, Exception), match="closed"):
         cluster.nodes(Deadline(5))
+
+
+# -- few permissions --------------------------------------------------------------------------------------------------
+
+
+def _may_only_get(api: FakeApi) -> None:
+    """Lists and watches are refused, all of them."""
+    api.fault(fake_api.status(403, "Forbidden", 'User "x" cannot list resource "pods"'), r"/pods\?", times=1000)
+
+
+def test_who_may_only_get_looks_at_named_objects_one_by_one(
+    api: FakeApi, cluster: Kubectl, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before they exist and after they are gone; said once, with the permissions that are missing."""
+    monkeypatch.setattr(observer, "_VISIT_SECONDS", 0.02)
+    _may_only_get(api)
+    api.put("pods", "b")
+    follower = Follower(cluster, Selection("pod", ("a", "b")))
+    follower.await_names("b/uid of b")
+    api.put("pods", "a")
+    follower.await_names("a/uid of a", "b/uid of b")
+    api.remove("pods", "b")
+    follower.await_names("a/uid of a")
+    follower.deadline.cancel("over")
+
+    (warning,) = (fields for name, fields in news.events if name == "warning")
+    assert warning["message"] == "this account may get pods, but not list and watch them: it looks once a second"
+    assert "`list` and `watch` of pods" in warning["hint"]
+
+
+def test_what_a_selector_means_cannot_be_seen_without_a_list(api: FakeApi, cluster: Kubectl) -> None:
+    """The missing permissions are named."""
+    _may_only_get(api)
+
+    with pytest.raises(StepFailed, match="cannot list") as caught, Deadline(20) as deadline:
+        next(iter(cluster.watch(Selection("pod", selector="app=web"), deadline)))
+    assert caught.value.hint == "ask for `get`, `list` and `watch` of pods, or use another user"
