@@ -21,7 +21,7 @@ from runner.cluster.protocol import Selection
 from runner.cluster.relay import Say, await_listener, carry
 from runner.cluster.targets import Follower, Place, Sight
 from runner.deadline import Deadline
-from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
+from runner.errors import Cancelled, CannotStart, Expired, RunnerError, StepFailed, TimedOut
 from runner.shell import Child, Command, start
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class PortForward:
         """The one before, for the connections that it still has; its Pod is about to go."""
         self._why = ""
         """The last thing that kubectl said when it failed; a tunnel that has just started knows nothing yet."""
+        self._unstartable = ""
+        """Why no kubectl can be started now: clients are turned away, and it is tried again."""
         self._pause = 0.0
         self._settled = False
         self._reported = ("", 0.0)
@@ -147,6 +149,8 @@ class PortForward:
             raise Cancelled("the forward ended")
         if self._follower.sight.place is None or self._why == REFUSED:
             self._follower.check()
+        if self._unstartable:
+            raise StepFailed(self._unstartable, hint="see `runner doctor`", reason="forward")
         if _FORBIDDEN.search(self._why):
             raise StepFailed(
                 f"kubectl port-forward is not allowed: {self._why}",
@@ -177,7 +181,7 @@ class PortForward:
         with suppress(RunnerError):  # the life of the forward ends
             while True:
                 place, why, since = self._await_need()
-                if not self._tunnel or self._tunnel.dead:
+                if self._unstartable or not self._tunnel or self._tunnel.dead:
                     self._follower.life.pause(self._next_pause())
                 self._replace(place, why, since)
 
@@ -223,7 +227,11 @@ class PortForward:
         life = self._follower.life
         ports = sorted(set(place.ports.values()))
         line = command(self._namespace, place.name, ports)
-        tunnel = _Tunnel(place, Command(line.argv, env=self._environment), len(ports), self._follower.wake)
+        try:
+            tunnel = _Tunnel(place, Command(line.argv, env=self._environment), len(ports), self._follower.wake)
+        except CannotStart as error:
+            self._turn_away(error.message)
+            return
         try:
             with life.child(_START_SECONDS) as patience:
                 tunnel.await_ports(patience)
@@ -237,6 +245,7 @@ class PortForward:
             stale = self._retired
             self._retired = self._tunnel
             self._tunnel = tunnel
+            self._unstartable = ""
             self._follower.changed.notify_all()
         if stale:
             stale.child.stop()
@@ -251,8 +260,18 @@ class PortForward:
             seconds = round(now - since, 3)
             self._hand.emit("forward restarted", local=self._local, target=str(place), seconds=seconds, why=why)
 
+    def _turn_away(self, why: str) -> None:
+        """There is no kubectl any more, or this machine starts no more processes."""
+        message = f"the forward {self._local} is down: {why}"
+        with self._follower.changed:
+            is_news = self._settled and message != self._unstartable
+            self._unstartable = message
+            self._follower.changed.notify_all()
+        if is_news:
+            self._hand.warn(message, hint="it is tried again; until then connections are closed at once")
+
     def _next_pause(self) -> float:
-        if not self._tunnel or self._tunnel.age() > _STABLE_SECONDS:
+        if not self._unstartable and (not self._tunnel or self._tunnel.age() > _STABLE_SECONDS):
             self._pause = 0.0
         pause, self._pause = self._pause, min(_LONGEST_PAUSE, max(_FIRST_PAUSE, self._pause * 2))
         return pause

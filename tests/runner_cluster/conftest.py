@@ -68,6 +68,7 @@ class FakeHand:
     allowed: frozenset[str] = frozenset()
     deadline: Deadline = field(default_factory=lambda: Deadline(30))
     waits: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     """The dependents that `undo` wrote into the journal."""
 
@@ -83,7 +84,8 @@ class FakeHand:
     def depends(self, record: Undo, more: Iterable[Dependent]) -> None:
         self.written += [f"{dependent} of {record}" for dependent in more]
 
-    def warn(self, message: str, *, hint: str = "") -> None: ...
+    def warn(self, message: str, *, hint: str = "") -> None:
+        self.warnings.append(message)
 
     def intend(self, ref: Ref) -> Undo:
         raise NotImplementedError

@@ -162,6 +162,39 @@ def test_ready_means_that_the_port_answers(fakes: Fakes, fake_bin: FakeBin, hand
     assert fakes.events == []
 
 
+def test_a_kubectl_that_vanishes_turns_clients_away(
+    fakes: Fakes, fake_bin: FakeBin, hand: FakeHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not wait, the log says why, once; and when it is back, so is the forward."""
+    monkeypatch.setattr(portforward, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setenv("PATH", str(fake_bin.folder))
+    with relaying(forward := fakes.forward("echo")) as local:
+        forward.await_answer(["http"], hand)
+        (fake_bin.folder / "kubectl").rename(fake_bin.folder / "away")
+        end_kubectl()
+        answer = b""
+        with suppress(ConnectionResetError):  # an end, or this one, as the client's words were read or not
+            answer = ask(local.port)
+        assert answer == b""
+        (fake_bin.folder / "away").rename(fake_bin.folder / "kubectl")
+        fakes.await_event()
+        assert ask(local.port) == b"hello"
+    (warning,) = hand.warnings
+    assert warning.startswith("the forward 127.0.0.1:5000 is down: ")
+    assert "kubectl" in warning
+    assert [event["event"] for event in fakes.events] == ["forward restarted"]
+
+
+def test_a_kubectl_that_never_was_there_ends_the_step(
+    fakes: Fakes, fake_bin: FakeBin, hand: FakeHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, with the reason."""
+    monkeypatch.setenv("PATH", str(fake_bin.folder))
+    (fake_bin.folder / "kubectl").unlink()
+    with closing(fakes.forward("echo")) as forward, pytest.raises(StepFailed, match="kubectl is not installed"):
+        forward.await_answer(["http"], hand)
+
+
 def test_refused_connections_are_repeated(fakes: Fakes, hand: FakeHand) -> None:
     """The Pod does not listen for a moment: kubectl dies twice, and the client's question still gets its answer."""
     with relaying(forward := fakes.forward("echo", "refuse", "refuse", "echo")) as local:
