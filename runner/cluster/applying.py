@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -29,13 +29,14 @@ from runner.cluster.protocol import (
     render,
 )
 from runner.deadline import Deadline
-from runner.errors import Cancelled, CommandResult, StepFailed, TimedOut
+from runner.errors import Cancelled, CommandResult, RunnerError, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
     from runner.journal import Undo
 
 _DEFINITION: Final = "CustomResourceDefinition"
+_LAST_LOOK: Final = 1.0
 
 
 def apply(
@@ -91,8 +92,6 @@ class _Item:
     ref: Ref
     resource: Resource
     live: Object | None
-    since: str = ""
-    """Where the history of the API server stood then; for those that tell only afterwards who made them."""
 
 
 class _Work:
@@ -109,6 +108,8 @@ class _Work:
         self.attempts = Insistence(hand)
         self.open: dict[Ref, Undo] = {}
         """What may be made by us: intended, and not seen yet."""
+        self.since: dict[Ref, str] = {}
+        """Where the API server's history stood when nothing was there: it tells who made what is there later."""
         self.made: set[Ref] = set()
         self.foreign: set[Ref] = set()
         self.uids: dict[Ref, str] = {}
@@ -123,6 +124,7 @@ class _Work:
                 answer = self._execute(items)
                 self._disown(self._not_created(answer.stdout, items))
             except (Cancelled, TimedOut):
+                self._leave_others(items)
                 raise  # its last request may still be on the way: the intents stay, and cleanup looks again
             except StepFailed as error:
                 looked = self._can_look_back(items)  # some of the objects may have been made
@@ -159,21 +161,19 @@ class _Work:
         place = (meta.get("namespace") or self.namespace or self.cluster.namespace) if resource.namespaced else ""
         ref = Ref(resource.kind, meta["name"], place, resource.group_version)
         permission.to_write(ref.kind, ref.name, place, self.hand.allowed)
-        since = ""
-        if self.server_side:
-            since = history.version(self.cluster, resource, place, ref.name, self.hand.deadline)
-        live = self.cluster.find(resource, place, ref.name, self.hand.deadline)
+        live, since = self.cluster.look(resource, place, ref.name, self.hand.deadline)
         if live and "deletionTimestamp" in live["metadata"]:
             self.hand.waiting(f"{ref} of before to be gone")
             member = Member(resource, place, ref.name, live["metadata"]["uid"])
             deletion.await_all_gone(self.cluster, [member], self.hand)
             live = None
         if live is None:
+            self.since[ref] = since
             ownership.mark(meta, self.hand)
         else:
             self._respect(ref, live)
             ownership.keep(meta, live)
-        return _Item(object_, ref, resource, live, since)
+        return _Item(object_, ref, resource, live)
 
     def _respect(self, ref: Ref, live: Object) -> None:
         """What exists and is not ours: another's, and maybe that of a run that is still alive."""
@@ -218,19 +218,26 @@ class _Work:
         """Those that were absent, and that kubectl found when it came to create them."""
         if not self.server_side:
             return _not_created(output, items)
-        # kubectl says the same of what it creates and of what it changes; the object tells.
-        absent = [item for item in items if item.live is None and item.ref in self.open]
-        return [item for item in absent if self._is_anothers(item)]
+        # kubectl says the same of what it creates and of what it changes; the history tells.
+        return self._anothers(items, self.hand.deadline)
 
-    def _is_anothers(self, item: _Item) -> bool:
-        """Whether an object was made before our label came on it."""
-        live = self.cluster.find(item.resource, item.ref.namespace, item.ref.name, self.hand.deadline)
-        if live is None:
+    def _anothers(self, items: Iterable[_Item], deadline: Deadline) -> list[_Item]:
+        """Those that were absent, and were made by somebody else before our label came on them."""
+        return [item for item in items if item.ref in self.open and self._is_anothers(item, deadline)]
+
+    def _is_anothers(self, item: _Item, deadline: Deadline) -> bool:
+        live = self.cluster.find(item.resource, item.ref.namespace, item.ref.name, deadline)
+        if live is None or ownership.run_of(live) != self.hand.run_id:
             return False
-        born = (
-            history.at_birth(self.cluster, item.resource, live, item.since, self.hand.deadline) if item.since else None
-        )
+        since = self.since[item.ref]
+        born = history.at_birth(self.cluster, item.resource, live, since, deadline) if since else None
         return ownership.run_of(born) != self.hand.run_id if born else _is_older_than_its_label(live)
+
+    def _leave_others(self, items: Iterable[_Item]) -> None:
+        """There is no time to take the label away; but what is not ours must not be removed for it."""
+        with suppress(RunnerError), Deadline(_LAST_LOOK) as deadline:
+            for item in self._anothers(items, deadline):
+                self.hand.unmade(self.open.pop(item.ref))
 
     def _disown(self, found: Sequence[_Item]) -> None:
         """What somebody else made between our look and kubectl's: written off at once, and applied again without the
@@ -251,11 +258,12 @@ class _Work:
             if item.live and (item.ref.kind == "Pod" or line.endswith((" unchanged", " serverside-applied"))):
                 stale.warn(self.cluster, item.ref, item.live, self.hand)
 
-    def _can_look_back(self, items: Iterable[_Item]) -> bool:
+    def _can_look_back(self, items: Sequence[_Item]) -> bool:
         """Look after a failure, whose words matter more than why nothing can be seen: then the intents stay, and
         cleanup looks again.
         """
         try:
+            self._disown(self._anothers(items, self.hand.deadline))
             self._look_back(items)
         except StepFailed:
             return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
-from runner.cluster.http import ApiError
 from runner.cluster.protocol import Object
 from runner.deadline import Deadline
 from runner.errors import Cancelled, RunnerError
@@ -18,19 +17,10 @@ _PAST_SECONDS: Final = 2.0
 """What has happened already is told at once."""
 
 
-def version(cluster: Kubectl, resource: Resource, namespace: str, name: str, deadline: Deadline) -> str:
-    """Where the history of this name stands now; empty where that may not be asked."""
-    try:
-        answer = cluster.patiently("GET", f"{resource.path(namespace)}?{urlencode(_only(name))}", deadline)
-    except ApiError:
-        return ""
-    return str(answer["metadata"]["resourceVersion"])
-
-
 def at_birth(cluster: Kubectl, resource: Resource, live: Object, since: str, deadline: Deadline) -> Object | None:
     """An object as it was created, after the version `since`; None where the history does not tell."""
     meta = live["metadata"]
-    query = {**_only(meta["name"]), "watch": "1", "resourceVersion": since}
+    query = {"fieldSelector": f"metadata.name={meta['name']}", "watch": "1", "resourceVersion": since}
     path = f"{resource.path(meta.get('namespace', ''))}?{urlencode(query)}"
     try:
         with deadline.child(_PAST_SECONDS) as limit:
@@ -45,7 +35,3 @@ def at_birth(cluster: Kubectl, resource: Resource, live: Object, since: str, dea
     except RunnerError:
         deadline.check()
     return None
-
-
-def _only(name: str) -> dict[str, str]:
-    return {"fieldSelector": f"metadata.name={name}"}

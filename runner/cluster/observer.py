@@ -94,6 +94,16 @@ class Observer:
             raise _failure(f"{resource.kind.lower()}/{name}", error) from None
         return found
 
+    def look(self, resource: Resource, namespace: str, name: str, deadline: Deadline) -> tuple[Object | None, str]:
+        """One object, or None, and the API server's version at which that was so (empty for who may not list)."""
+        path = _with_query(resource.path(namespace), {"fieldSelector": f"metadata.name={name}"})
+        try:
+            answer = self.patiently("GET", path, deadline)
+        except ApiError:
+            return self.find(resource, namespace, name, deadline), ""
+        found = next((_completed(item, resource) for item in answer["items"]), None)
+        return found, str(answer["metadata"]["resourceVersion"])
+
     def objects(self, resource: Resource, namespace: str, deadline: Deadline, **query: str) -> list[Object]:
         """Objects of a resource; items get the kind and apiVersion that lists leave out."""
         answer = self.patiently("GET", _with_query(resource.path(namespace), query), deadline)

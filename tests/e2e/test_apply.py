@@ -249,12 +249,14 @@ spec:
 # -- whose it is ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server_side", ["false", "true"])
-def test_somebody_is_faster(server_side: str, flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
-    """What another makes between our look and kubectl's, in the same second, is updated, does not keep our label, and
-    is not deleted.
-    """
+BAD = "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 99999}]}\n"
+
+
+@pytest.fixture
+def faster(tmp_path: Path, kubectl: Kubectl, namespace: str) -> dict[str, str]:
+    """The environment of a run in which somebody makes the ConfigMap `late` just before kubectl applies."""
     (tmp_path / "map.yaml").write_text(f"{MAP}data: {{a: new}}\n")
+    (tmp_path / "bad.yaml").write_text(BAD)
     (tmp_path / "bin").mkdir()
     real = subprocess.check_output(["bash", "-c", "command -v kubectl"], text=True).strip()
     other = tmp_path / "bin/kubectl"
@@ -264,17 +266,26 @@ def test_somebody_is_faster(server_side: str, flow: Flow, namespace: str, kubect
     )
     other.chmod(0o755)
     (tmp_path / "theirs").write_text(kubectl("config", "view", "--raw", "--flatten"))
-    code, report = flow(
-        f"steps: [{{apply: {{file: map.yaml, server_side: {server_side}}}}}]",
-        env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
-    )
+    return {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("files", ["map.yaml", "[map.yaml, bad.yaml]"])
+@pytest.mark.parametrize("server_side", ["false", "true"])
+def test_somebody_is_faster(
+    server_side: str, files: str, flow: Flow, namespace: str, kubectl: Kubectl, faster: dict[str, str]
+) -> None:
+    """What another makes between our look and kubectl's, in the same second, is updated, does not keep our label, and
+    is not deleted; also when kubectl then fails on something else.
+    """
+    code, report = flow(f"steps: [{{apply: {{file: {files}, server_side: {server_side}}}}}]", env=faster)
 
     live = json.loads(kubectl("get", "configmap", "late", "-n", namespace, "-o", "json"))
-    assert code == 0, (report["problems"], report["log"])
-    assert report["steps"][0]["outputs"]["objects"][0]["created"] is False
+    assert code == ("bad" in files), (report["problems"], report["log"])
     assert (live["data"], live["metadata"].get("labels")) == ({"a": "new"}, None)
     assert "configmap/late: made by somebody else in the meantime" in report["log"]
     assert report["cleanup"] == {**report["cleanup"], "deleted": 0, "left": []}
+    if not code:
+        assert report["steps"][0]["outputs"]["objects"][0]["created"] is False
 
 
 # -- where manifests come from ----------------------------------------------------------------------------------------

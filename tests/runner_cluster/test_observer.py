@@ -479,3 +479,15 @@ def test_what_a_selector_means_cannot_be_seen_without_a_list(api: FakeApi, clust
     with pytest.raises(StepFailed, match="cannot list") as caught, Deadline(20) as deadline:
         next(iter(cluster.watch(Selection("pod", selector="app=web"), deadline)))
     assert caught.value.hint == "ask for `get`, `list` and `watch` of pods, or use another user"
+
+
+def test_look_without_a_list(api: FakeApi, cluster: Kubectl) -> None:
+    """The object is seen all the same; the version is not known then."""
+    put = api.put("pods", "a")
+    maps = cluster.discovery.of_word("pod", Deadline(20))
+    with_list = cluster.look(maps, "default", "a", Deadline(20))
+    _may_only_get(api)
+    without = cluster.look(maps, "default", "a", Deadline(20))
+
+    assert [seen and seen["metadata"]["uid"] for seen, _ in (with_list, without)] == ["uid of a"] * 2
+    assert [version for _, version in (with_list, without)] == [put["metadata"]["resourceVersion"], ""]
