@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import shlex
@@ -39,6 +40,8 @@ GRACE_SECONDS = 2.0
 # After a cancel, such as that of a signal, others wait for the end.
 HURRIED_SECONDS = 0.4
 _KILLED_SECONDS = 3.0
+# Pipes of a child, and what sh opens while it starts one.
+_DESCRIPTORS = 24
 
 # `("stdout" | "stderr", line without its newline)`, called from the thread that pumps the child.
 OnLine = Callable[[str, str], None]
@@ -126,6 +129,7 @@ class Child:
         self._reaped: int | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        _check_room(command)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._waking = threading.Lock()
@@ -135,10 +139,12 @@ class Child:
         self._mark = self._ledger.spawning(command.argv[0]) if self._ledger else {}
         try:
             self._process = _spawn(command, self._streams, self._mark)
-        except BaseException:
+        except BaseException as error:
             self._close_pipes()
             if self._ledger:
                 self._ledger.ended(self._mark)
+            if _is_exhausted(error):
+                raise _exhausted(command, error) from None
             raise
         self.pid: int = self._process.pid
         if self._ledger:
@@ -395,6 +401,31 @@ def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
 
 _PROXIES = tuple(name for scheme in ("http", "https", "all") for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()))
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def _check_room(command: Command) -> None:
+    """Raise `CannotStart` when there are no descriptors for a child: half-way, some would stay open for ever."""
+    taken: list[int] = []
+    try:
+        while len(taken) < _DESCRIPTORS:
+            taken += os.pipe()
+    except OSError as error:
+        raise _exhausted(command, error) from None
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def _is_exhausted(error: BaseException) -> bool:
+    """No more processes, memory or threads."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EAGAIN, errno.ENOMEM)
+    return type(error) is RuntimeError and "thread" in str(error)
+
+
+def _exhausted(command: Command, error: BaseException) -> CannotStart:
+    why = getattr(error, "strerror", None) or str(error)
+    return CannotStart(f"{command.argv[0]} cannot be started: {why}", hint="see the limits of this user: ulimit -a")
 
 
 def _not_found(program: str, cwd: Path | None) -> CannotStart:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,37 @@ def test_many_children_leak_nothing() -> None:
 
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
     assert shell.alive() == ()
+
+
+def test_too_few_descriptors_is_a_sentence_and_leaks_none() -> None:
+    """With any number of them, a child starts, or it is said why not and nothing stays open."""
+    shell.run(bash("true"), Deadline(30))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = _descriptors()
+    outcomes: set[str | int] = set()
+    filled = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[-1] + 1, limits[1]))
+        with suppress(OSError):
+            while True:
+                filled.append(os.dup(0))
+        for spare in range(2, 60, 3):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before[-1] + 1 + spare, limits[1]))
+            try:
+                outcomes.add(shell.run(bash("exit 3"), Deadline(30)).code)
+            except CannotStart as error:
+                outcomes.add(error.message)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in filled:
+            os.close(descriptor)
+
+    assert outcomes == {3, "bash cannot be started: Too many open files"}
+    assert _descriptors() == before
+
+
+def _descriptors() -> list[int]:
+    return sorted(int(path.name) for path in Path("/dev/fd").iterdir())
 
 
 def test_stopping_twice_is_harmless() -> None:
