@@ -26,7 +26,7 @@ class Vigil:
         self._news = False
         self._threads: dict[Hashable, threading.Thread] = {}
         self._found: dict[Hashable, Sequence[Object]] = {}
-        self._lost: set[Hashable] = set()
+        self._lost: dict[Hashable, RunnerError | None] = {}
         self._error: RunnerError | None = None
 
     def __enter__(self) -> Self:
@@ -53,6 +53,10 @@ class Vigil:
     def awaited(self, key: Hashable) -> bool:
         """Whether the first answer may still come."""
         return key not in self._found and key not in self._lost
+
+    def lost(self, key: Hashable) -> RunnerError | None:
+        """Why nothing is seen of something that is not `needed`; None where it is, or may yet be."""
+        return self._lost.get(key)
 
     def pause(self, seconds: float) -> None:
         """Return at the next change, or after so many seconds; raises the deadline's exceptions."""
@@ -89,7 +93,7 @@ class Vigil:
             raise
         finally:
             with self._changed:
-                self._lost.add(key)
+                self._lost[key] = error
                 self._error = self._error or (error if needed else None)
                 self._news = True
                 self._changed.notify_all()

@@ -152,6 +152,7 @@ class _Wait:
         self._known: dict[tuple[Selection, str], Object] = {}
         self._indexed: dict[Hashable, tuple[Sequence[Object], Mapping[Any, Sequence[Object]]]] = {}
         self._teller = _Teller(hand)
+        self._blind = False
         self._began = time.monotonic()
 
     def run(self) -> list[Object]:
@@ -229,6 +230,8 @@ class _Wait:
             if selection:
                 self._vigil.follow(key, partial(self._cluster.watch, selection), needed=False)
         pods = self._vigil.seen(("pods", uid))
+        if error := self._vigil.lost(("pods", uid)):
+            self._tell_unseen(item, error)
         # A single Pod's events are asked for by its name; those of many are in the namespace.
         single = item.get("kind") == "Pod" and [len(each.names) for each in self._selections] == [1]
         events = self._events(namespace, meta["name"] if single else "") if namespace else {}
@@ -239,6 +242,13 @@ class _Wait:
             complete=not any(selection and self._vigil.awaited(key) for key, selection in watches.items()),
             status=not item.get("status") and self._cluster.promises_status(item, self._hand.deadline),
         )
+
+    def _tell_unseen(self, item: Object, error: RunnerError) -> None:
+        """Once: without its Pods nobody knows that an object cannot become ready."""
+        if not self._blind:
+            self._blind = True
+            what = f"{name_of(item)}: its Pods cannot be seen, so the wait may take all of its time in vain"
+            self._hand.warn(f"{what}: {error.message}", hint=error.hint)
 
     def _events(self, namespace: str, name: str) -> Mapping[Any, Sequence[Object]]:
         """The events of a namespace (about objects of this name), by the UID of what they are about."""

@@ -214,3 +214,13 @@ def test_with_few_permissions(files: Files, namespace: str, kubectl: Kubectl, tm
 
     failures = [step["failure"] and step["failure"]["reason"] for step in workflow["steps"]]
     assert failures == [None, "ErrImageNeverPull", "Forbidden"], log
+
+    blind = ROLE.replace('apiGroups: [""], resources: [pods]', "apiGroups: [apps], resources: [deployments]")
+    (tmp_path / "blind.yaml").write_text(f"{blind}---\n{workload('Deployment', 'web', NEVER_READY)}")
+    kubectl("apply", "-n", namespace, "-f", str(tmp_path / "blind.yaml"))
+    with files.run("blind", "- {wait: deployment/web, timeout: 3s, continue_on_error: true}\n") as child:
+        workflow, log = report(child)
+
+    assert [step["failure"]["reason"] for step in workflow["steps"]] == ["timeout"], log
+    assert "deployment/web: its Pods cannot be seen, so the wait may take all of its time in vain: pods: pods" in log
+    assert "ask for `get`, `list` and `watch` of pods, or use another user" in log

@@ -277,6 +277,9 @@ class Stage:
     def awaited(self, key: Hashable) -> bool:
         return False
 
+    def lost(self, key: Hashable) -> None:
+        """Everything can be seen."""
+
     def pause(self, seconds: float) -> None:
         changed = False
         for key, stream in self.streams.items():
