@@ -154,6 +154,7 @@ def test_a_bug_in_the_watchdog_is_told(start: Any, runner: Callable[..., Any], t
         journal.write(json.dumps({"undo": msgspec.to_builtins(record)}) + "\n")
     run.kill()
     run.wait()
+    wait_for((folder / "watchdog.jsonl").exists)  # it waits for the same lock as we shall
     wait_until_over(folder)
     shown = runner("show", name, "--state-dir", tmp_path)
 
