@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runner.journal import Dependent, Journal, Place, Undo
 
 VERIFY_TIMEOUT: Final = 20.0
+_GLIMPSE: Final = 1.0
 
 Emit = Callable[..., None]
 
@@ -207,6 +208,7 @@ class Remover:
         self._journal = journal
         self._emit = emit
         self._waiting = ""
+        self._said_at = 0.0
 
     def undo(self, doomed: Sequence[Undo], deadline: Deadline, *, hurry: bool) -> tuple[int, dict[str, Leftover]]:
         """(how many were deleted, what is left by the id of its record)."""
@@ -243,10 +245,15 @@ class Remover:
         self._emit("command ended", argv=argv, code=result.code, seconds=round(result.seconds, 3), step="cleanup")
         return result
 
-    def waiting(self, what: str) -> None:
-        if what != self._waiting:
-            self._waiting = what
-            self._emit("cleanup waiting", waiting_for=what)
+    def waiting(self, what: str, seconds: float = 0.0) -> None:
+        if what == self._waiting and not seconds:
+            return
+        # Objects that go one after the other are not worth a line each; a live view shows them all the same.
+        now = time.monotonic()
+        glimpse = not seconds and now < self._said_at + _GLIMPSE
+        self._waiting, self._said_at = what, self._said_at if glimpse else now
+        again = {"seconds": seconds} if seconds else {}
+        self._emit("cleanup waiting", level="debug" if glimpse else "", waiting_for=what, **again)
 
 
 def told(left: Leftover) -> dict[str, str]:

@@ -128,10 +128,10 @@ class StepContext:
         self.commands.append(equivalent)
         self.emit("observation", equivalent=equivalent)
 
-    def waiting(self, what: str) -> None:
-        if what != self._waiting:
+    def waiting(self, what: str, seconds: float = 0.0) -> None:
+        if what != self._waiting or seconds:
             self._waiting = what
-            self.emit("step waiting", waiting_for=what)
+            self.emit("step waiting", waiting_for=what, **({"seconds": seconds} if seconds else {}))
 
     def warn(self, message: str, *, hint: str = "") -> None:
         self.emit("warning", message=message, hint=hint)

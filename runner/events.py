@@ -41,7 +41,7 @@ LEVELS: Final[Mapping[str, str]] = {
     "forward ready": "info",  # step, local, target, pod
     "forward restarted": "warning",  # step, local, target (the new Pod), seconds, why
     "cleanup started": "info",  # workflow, objects (how many)
-    "cleanup waiting": "info",  # workflow, waiting_for
+    "cleanup waiting": "info",  # workflow, waiting_for, seconds (when it is said again)
     "cleanup ended": "info",  # workflow, deleted, left, kept, seconds
     "cleanup verified": "info",  # objects (how many), left
     "watchdog started": "info",  # pid, objects (how many), handover

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.cleanup import Pending, address, removal, tidy, verify
+from runner.cleanup import Pending, Remover, address, removal, tidy, verify
 from runner.cluster.protocol import Gone, Ref
 from runner.errors import StepFailed
 from runner.events import Event, Events
@@ -245,3 +245,15 @@ def test_tidy_leaves_what_tells_of_the_run(run: Run) -> None:
         tidy(run.folder)
 
     assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]
+
+
+def test_objects_that_go_one_after_the_other_are_one_line(run: Run, heard: list[Event]) -> None:
+    """The log has a line a second at most; the live view all of them; what lasts is said again, with its seconds."""
+    remover = Remover(Cluster(), run.journal, run.id, run.events.emit)  # type: ignore[arg-type]
+    for number in range(5):
+        remover.waiting(f"configmap/{number} to be gone")
+    remover.waiting("configmap/4 to be gone")
+    remover.waiting("configmap/4 to be gone, held by its finalizers: x", 3.0)
+
+    lines = [(event.level, event.fields.get("seconds")) for event in heard]
+    assert lines == [("info", None), *[("debug", None)] * 4, ("info", 3.0)]

@@ -6,6 +6,7 @@ Cleanup deletes through the API, not through kubectl, because only there a delet
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ _SILENCE_SECONDS: Final = 60.0
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 _AT_ONCE: Final = 8
+_FIRST_NEWS: Final = 3.0
+_NEWS: Final = 10.0
+"""Seconds until what is waited for is said again, with what keeps it."""
 _LOOK_SECONDS: Final = 2.0
 """For a last look at what is still there, at all of it together."""
 # How long a request that its sender did not survive may take to become an object.
@@ -65,15 +69,31 @@ def await_gone(cluster: Kubectl, member: Member, deadline: Deadline) -> None:
             raise
 
 
+def _attend(cluster: Kubectl, member: Member, hand: RemovingHand) -> None:
+    """`await_gone`, and tell now and then what keeps the object."""
+    hand.waiting(f"{member} to be gone")
+    began, pause = time.monotonic(), _FIRST_NEWS
+    while True:
+        with suppress(Expired), hand.deadline.child(pause) as part:
+            return await_gone(cluster, member, part)
+        hand.deadline.check()
+        pause = _NEWS
+        hand.waiting(f"{member} to be gone{what_holds(cluster, member)}", round(time.monotonic() - began, 1))
+
+
 def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHand) -> None:
     """`await_gone` for many; a timeout says what keeps the object."""
     for member in members:
-        hand.waiting(f"{member} to be gone")
         try:
-            await_gone(cluster, member, hand.deadline)
+            _attend(cluster, member, hand)
         except Expired as error:
             why, hint = _obstacle(cluster, member)
             raise TimedOut(f"{error.message}: {member} still exists{why}", reason="timeout", hint=hint) from None
+
+
+def what_holds(cluster: Kubectl, member: Member) -> str:
+    """Why an object is still there, as the end of a sentence."""
+    return _obstacle(cluster, member)[0]
 
 
 def _obstacle(cluster: Kubectl, member: Member) -> tuple[str, str]:
@@ -182,8 +202,7 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand, last_look: Callab
         if shot.error:
             raise shot.error
         for member in shot.members:
-            hand.waiting(f"{member} to be gone")
-            await_gone(cluster, member, hand.deadline)
+            _attend(cluster, member, hand)
     except Expired:
         return _still_there(cluster, shot, "", last_look())
     except Cancelled as error:

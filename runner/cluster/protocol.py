@@ -126,8 +126,8 @@ class RemovingHand(Protocol):
     def execute(self, command: Command, *, check: bool = True) -> CommandResult:
         """Run a child with the step's environment, logged; with `check`, a non-zero code raises `StepFailed`."""
 
-    def waiting(self, what: str) -> None:
-        """Say what is waited for; repeated calls with the same words are free."""
+    def waiting(self, what: str, seconds: float = 0.0) -> None:
+        """Say what is waited for; repeated calls with the same words are free, unless it has lasted `seconds`."""
 
 
 class UndoingHand(RemovingHand, Protocol):

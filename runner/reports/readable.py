@@ -36,7 +36,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "forward ready": ("step", "local", "target"),
     "forward restarted": ("step", "local", "target", "seconds", "why"),
     "cleanup started": ("workflow",),
-    "cleanup waiting": ("workflow", "waiting_for"),
+    "cleanup waiting": ("workflow", "waiting_for", "seconds"),
     "cleanup ended": ("workflow", "seconds"),
     "cleanup verified": (),
     "watchdog started": (),

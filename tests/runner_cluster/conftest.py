@@ -78,7 +78,7 @@ class FakeHand:
             raise StepFailed(f"{command.argv[0]} failed with {result.code}", details=result.stderr, result=result)
         return result
 
-    def waiting(self, what: str) -> None:
+    def waiting(self, what: str, seconds: float = 0.0) -> None:
         self.waits.append(what)
 
     def depends(self, record: Undo, more: Iterable[Dependent]) -> None:

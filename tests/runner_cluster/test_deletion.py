@@ -446,3 +446,18 @@ def test_claims_of_a_stateful_set_go_with_it(api: FakeApi, cluster: Kubectl, han
 
     assert gone.why == ""
     assert [name for _, _, name in api.objects] == ["data-db-1", "data-db-2", "data-db-x", "other-db-0"]
+
+
+def test_what_keeps_an_object_is_told_while_it_is_waited_for(
+    api: FakeApi, cluster: Kubectl, hand: FakeHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the time is over."""
+    monkeypatch.setattr(deletion, "_FIRST_NEWS", 0.1)
+    api.put("configmaps", "a", metadata={"finalizers": ["example.com/hold"]})
+    thread = threading.Thread(target=lambda: undone(cluster, hand, record("ConfigMap", "a")))
+    thread.start()
+    fake_api.await_true(lambda: "configmap/a to be gone, held by its finalizers: example.com/hold" in hand.waits)
+    api.remove("configmaps", "a")
+    thread.join(20)
+
+    assert hand.waits[0] == "configmap/a to be gone"

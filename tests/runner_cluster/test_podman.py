@@ -50,7 +50,7 @@ class StepHand:
             raise StepFailed(f"{command.argv[0]} failed", details=result.stderr, result=result)
         return result
 
-    def waiting(self, what: str) -> None: ...
+    def waiting(self, what: str, seconds: float = 0.0) -> None: ...
 
     def warn(self, message: str, *, hint: str = "") -> None:
         self.warnings.append(message)

@@ -37,7 +37,7 @@ class FakeContext:
     def observed(self, equivalent: str) -> None:
         self.equivalent = equivalent
 
-    def waiting(self, what: str) -> None:
+    def waiting(self, what: str, seconds: float = 0.0) -> None:
         self.waits.append(what)
 
     def forwarded(self, host: str, port: int) -> Forwarded | None:

@@ -122,7 +122,7 @@ def test_waits_for_a_server_that_comes_later(context: FakeContext) -> None:
             context.waits.append(what)
             later.listen()
 
-        context.waiting = come  # type: ignore[method-assign]
+        context.waiting = come  # type: ignore[method-assign, assignment]
         outputs = run(context, tcp=url)
 
     assert outputs["attempts"] == 2
@@ -182,7 +182,7 @@ def test_post_is_repeated_when_it_was_not_sent(context: FakeContext) -> None:
             threading.Thread(target=again.serve_forever, args=(0.01,), daemon=True).start()
             started.append(again)
 
-    context.waiting = come  # type: ignore[method-assign]
+    context.waiting = come  # type: ignore[method-assign, assignment]
     outputs = run(context, url=f"http://127.0.0.1:{port}/", request={"method": "POST", "body": "x"})
     started[0].shutdown()
     started[0].server_close()

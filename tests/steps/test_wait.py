@@ -243,7 +243,7 @@ class Stage:
     def observed(self, line: str) -> None:
         self.lines.append(line)
 
-    def waiting(self, what: str) -> None:
+    def waiting(self, what: str, seconds: float = 0.0) -> None:
         self.waits.append(what)
 
     def emit(self, event: str, /, level: str = "info", **fields: Any) -> None:
