@@ -84,8 +84,8 @@ def echo(port, size=100_000_000):
     sender.join()
     connection.close()
 """
-# What a client does: 10,000 requests, most of them 50 at once, 100 MB there and back; then nothing is left behind.
-MANY = """
+# A client that sees what the runner holds.
+CLIENT = """
 import http.client, os, pathlib, subprocess, threading, time
 
 runner = os.getppid()
@@ -117,18 +117,23 @@ def together(count, each):
         thread.join()
     assert not failures, failures[0]
 
+def let_go(before):
+    patience = time.monotonic() + 20
+    while any(now > then + 3 for now, then in zip(held(), before)):  # it may begin another watch meanwhile
+        assert time.monotonic() < patience, (held(), before)
+        time.sleep(0.1)
+    children = subprocess.run(["ps", "-o", "args=", "--ppid", str(runner)], capture_output=True, text=True).stdout
+    assert children.count("port-forward") == int(os.environ.get("TUNNELS", "1")), children
+"""
+# 10,000 requests, most of them 50 at once, 100 MB there and back; then nothing is left behind.
+MANY = """
 ask(1)
 ask(1, ports[1])
 before = held()
 ask(2500)
 together(50, 150)
 echo(ports[0])
-patience = time.monotonic() + 20
-while any(now > then for now, then in zip(held(), before)):
-    assert time.monotonic() < patience, (held(), before)
-    time.sleep(0.1)
-children = subprocess.run(["ps", "-o", "args=", "--ppid", str(runner)], capture_output=True, text=True).stdout
-assert children.count("port-forward") == 1, children
+let_go(before)
 """
 # Through the API server: connections that stay, redirects, other protocols, a large answer.
 PROXIED = """
@@ -225,7 +230,7 @@ def flow(runner: Callable[..., Any], cluster_env: dict[str, str], namespace: str
     (tmp_path / "late.json").write_text(json.dumps(pod))
     (tmp_path / "web.json").write_text(json.dumps(DEPLOYMENT))
     (tmp_path / "service.json").write_text(json.dumps(SERVICE))
-    (tmp_path / "many.py").write_text(ECHO + MANY)
+    (tmp_path / "many.py").write_text(ECHO + CLIENT + MANY)
     (tmp_path / "proxied.py").write_text(ECHO + PROXIED)
 
     def run(text: str, *options: str, **env: str) -> tuple[int, dict[str, Any]]:
@@ -337,16 +342,10 @@ def test_forwards_that_cannot_work_say_why(flow: Flow) -> None:
 
 def test_with_few_permissions(flow: Flow, kubectl: Kubectl, namespace: str, tmp_path: Path) -> None:
     """An account that may not port-forward is told of `via: proxy`, and with it reaches a Service and a workload."""
-    (tmp_path / "role.json").write_text(json.dumps(ROLE))
-    kubectl("create", "serviceaccount", "ci", "-n", namespace)
-    for file in ("role.json", "web.json", "service.json"):
+    for file in ("web.json", "service.json"):
         kubectl("apply", "-n", namespace, "-f", str(tmp_path / file))
-    kubectl("create", "rolebinding", "ci", "--role=ci", f"--serviceaccount={namespace}:ci", "-n", namespace)
-    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-    config["users"][0]["user"] = {"token": kubectl("create", "token", "ci", "-n", namespace).strip()}
-    (tmp_path / "ci.json").write_text(json.dumps(config))
+    account = _account(kubectl, namespace, tmp_path, ROLE)
     kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=1m")
-    account = ["--context", config["current-context"]], {"KUBECONFIG": str(tmp_path / "ci.json")}
 
     code, report = flow(
         """
@@ -376,3 +375,45 @@ def test_with_few_permissions(flow: Flow, kubectl: Kubectl, namespace: str, tmp_
         **account[1],
     )
     assert code == 0, json.dumps(report, indent=1)
+
+
+def test_who_may_only_get_a_pod(flow: Flow, kubectl: Kubectl, namespace: str, tmp_path: Path) -> None:
+    """What suffices for `kubectl port-forward pod/late` suffices here, for waiting too; and it says what is missing."""
+    kubectl("apply", "-n", namespace, "-f", str(tmp_path / "late.json"))
+    role = {**ROLE, "rules": [
+        {"apiGroups": [""], "resources": ["pods"], "resourceNames": ["late"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods/portforward"], "resourceNames": ["late"], "verbs": ["create"]},
+    ]}  # fmt: skip
+    options, env = _account(kubectl, namespace, tmp_path, role)
+
+    code, report = flow(
+        """
+        steps:
+          - wait: pod/late
+          - id: web
+            forward: {target: pod/late, ports: ":http"}
+          - verify: {url: "${{ steps.web.outputs.url }}", contains: Hello}
+          - wait: {target: {kind: pod, selector: app=late}}
+            continue_on_error: true
+        """,
+        *options,
+        **env,
+    )
+
+    assert code == 0, json.dumps(report, indent=1)
+    assert report["stderr"].count("this account may get pods, but not list and watch them") == 1
+    failure = report["steps"][-1]["failure"]
+    assert 'cannot list resource "pods"' in failure["message"]
+    assert failure["hint"] == "ask for `get`, `list` and `watch` of pods, or use another user"
+
+
+def _account(kubectl: Kubectl, namespace: str, folder: Path, role: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The options and the environment of a run as an account that has this role and no other."""
+    (folder / "role.json").write_text(json.dumps(role))
+    kubectl("create", "serviceaccount", "ci", "-n", namespace)
+    kubectl("apply", "-n", namespace, "-f", str(folder / "role.json"))
+    kubectl("create", "rolebinding", "ci", "--role=ci", f"--serviceaccount={namespace}:ci", "-n", namespace)
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "ci", "-n", namespace).strip()}
+    (folder / "ci.json").write_text(json.dumps(config))
+    return ["--context", config["current-context"]], {"KUBECONFIG": str(folder / "ci.json")}
