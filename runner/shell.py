@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import selectors
 import shlex
@@ -424,6 +425,7 @@ def _is_exhausted(error: BaseException) -> bool:
 
 
 def _exhausted(command: Command, error: BaseException) -> CannotStart:
+    gc.enable()  # sh switches it off before it forks, and on again when that went well
     why = getattr(error, "strerror", None) or str(error)
     return CannotStart(f"{command.argv[0]} cannot be started: {why}", hint="see the limits of this user: ulimit -a")
 
