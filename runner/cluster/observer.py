@@ -35,8 +35,8 @@ class Observer:
         self.patience = patience
         self.namespace = namespace
         self.discovery = Discovery(self._fetch)
-        self._visited: set[str] = set()
-        """The kinds of which the user knows that they are only got."""
+        self._visited: set[tuple[str, str, str]] = set()
+        """The kinds and namespaces of which the user knows that they are only got."""
         self.pulse = Pulse(lambda deadline: self.api.get(PROBE, deadline))
 
     def patiently(
@@ -155,7 +155,7 @@ class Observer:
             yield from self._watch(resource, namespace, query, deadline)
         except ApiError as error:
             if error.status != HTTPStatus.FORBIDDEN or not names:
-                raise _not_watched(resource, error) from None
+                raise _not_watched(resource, namespace, error) from None
             refusal = error
         yield from self._visit(resource, namespace, names, refusal, deadline)
 
@@ -168,9 +168,9 @@ class Observer:
             try:
                 found = [self.find(resource, namespace, name, deadline) for name in names]
             except StepFailed as error:
-                raise _not_watched(resource, refusal) if error.reason == "Forbidden" else error from None
-            if last is None and resource.plural not in self._visited:
-                self._visited.add(resource.plural)
+                raise _not_watched(resource, namespace, refusal) if error.reason == "Forbidden" else error from None
+            if last is None and (kind := (resource.group_version, resource.plural, namespace)) not in self._visited:
+                self._visited.add(kind)
                 what = f"this account may get {resource.plural}, but not list and watch them: it looks once a second"
                 hint = f"with `list` and `watch` of {resource.plural} it sees each change at once"
                 self.patience.report("warning", message=what, hint=hint)
@@ -254,10 +254,14 @@ def _completed(item: Object, resource: Resource) -> Object:
     return completed
 
 
-def _not_watched(resource: Resource, error: ApiError) -> StepFailed:
+def _not_watched(resource: Resource, namespace: str, error: ApiError) -> StepFailed:
     failure = _failure(resource.plural, error)
     if error.status == HTTPStatus.FORBIDDEN:
-        failure.hint = f"ask for `get`, `list` and `watch` of {resource.plural}, or use another user"
+        place = f" --namespace={namespace}" if resource.namespaced else ""
+        failure.hint = (
+            f"ask for `get`, `list` and `watch` of {resource.plural} (of an object that is named `get` suffices); "
+            f"what this account may do: kubectl auth can-i --list{place}"
+        )
     return failure
 
 

@@ -69,8 +69,9 @@ class PortForward:
         """The one before, for the connections that it still has; its Pod is about to go."""
         self._why = ""
         """The last thing that kubectl said when it failed; a tunnel that has just started knows nothing yet."""
-        self._unstartable = ""
+        self._unstartable: CannotStart | None = None
         """Why no kubectl can be started now: clients are turned away, and it is tried again."""
+        self._down_since = 0.0
         self._pause = 0.0
         self._settled = False
         self._reported = ("", 0.0)
@@ -150,7 +151,7 @@ class PortForward:
         if self._follower.sight.place is None or self._why == REFUSED:
             self._follower.check()
         if self._unstartable:
-            raise StepFailed(self._unstartable, hint="see `runner doctor`", reason="forward")
+            raise StepFailed(self._unstartable.message, hint=self._unstartable.hint, reason="forward")
         if _FORBIDDEN.search(self._why):
             raise StepFailed(
                 f"kubectl port-forward is not allowed: {self._why}",
@@ -230,7 +231,7 @@ class PortForward:
         try:
             tunnel = _Tunnel(place, Command(line.argv, env=self._environment), len(ports), self._follower.wake)
         except CannotStart as error:
-            self._turn_away(error.message)
+            self._turn_away(error, since)
             return
         try:
             with life.child(_START_SECONDS) as patience:
@@ -245,7 +246,7 @@ class PortForward:
             stale = self._retired
             self._retired = self._tunnel
             self._tunnel = tunnel
-            self._unstartable = ""
+            since, self._down_since, self._unstartable = self._down_since or since, 0.0, None
             self._follower.changed.notify_all()
         if stale:
             stale.child.stop()
@@ -260,15 +261,16 @@ class PortForward:
             seconds = round(now - since, 3)
             self._hand.emit("forward restarted", local=self._local, target=str(place), seconds=seconds, why=why)
 
-    def _turn_away(self, why: str) -> None:
+    def _turn_away(self, error: CannotStart, since: float) -> None:
         """There is no kubectl any more, or this machine starts no more processes."""
-        message = f"the forward {self._local} is down: {why}"
         with self._follower.changed:
-            is_news = self._settled and message != self._unstartable
-            self._unstartable = message
+            before, self._unstartable = self._unstartable, error
+            self._down_since = self._down_since or since or time.monotonic()
+            serves = self._tunnel is not None and self._tunnel.usable  # the one to a Pod that should be left
             self._follower.changed.notify_all()
-        if is_news:
-            self._hand.warn(message, hint="it is tried again; until then connections are closed at once")
+        if self._settled and not serves and (before is None or before.message != error.message):
+            message = f"the forward {self._local} is down: {error.message}; connections are closed until it can"
+            self._hand.warn(message, hint=error.hint)
 
     def _next_pause(self) -> float:
         if not self._unstartable and (not self._tunnel or self._tunnel.age() > _STABLE_SECONDS):

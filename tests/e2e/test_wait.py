@@ -223,4 +223,4 @@ def test_with_few_permissions(files: Files, namespace: str, kubectl: Kubectl, tm
 
     assert [step["failure"]["reason"] for step in workflow["steps"]] == ["timeout"], log
     assert "deployment/web: its Pods cannot be seen, so the wait may take all of its time in vain: pods: pods" in log
-    assert "ask for `get`, `list` and `watch` of pods, or use another user" in log
+    assert f"kubectl auth can-i --list --namespace={namespace}" in log
