@@ -34,6 +34,8 @@ from runner.masking import mask
 
 # A child that prints more than this keeps its newest output; what was dropped is counted in a line of its own.
 KEEP_BYTES = 16 * 1024 * 1024
+# Of a child that lives on, somebody takes each line as it comes; the last of them are kept for what it says at its end.
+KEEP_OF_LONG_LIVED = 128 * 1024
 # Of a line that is longer than this only the beginning is handed on.
 LONGEST_LINE = 1024 * 1024
 SHOWN_OF_LONG = 64 * 1024
@@ -108,7 +110,7 @@ def run(command: Command, deadline: Deadline, on_line: OnLine | None = None) -> 
 
 def start(command: Command, on_line: OnLine | None = None, on_exit: Callable[[], None] | None = None) -> Child:
     """Start a child that lives until it ends or `stop` is called; a thread drains its output all the time."""
-    child = Child(command, on_line)
+    child = Child(command, on_line, KEEP_OF_LONG_LIVED)
     child.pump_in_background(on_exit)
     return child
 
@@ -121,7 +123,7 @@ def alive() -> tuple[Child, ...]:
 class Child:
     """A running child process, leader of its own session. Made by `run` and `start`."""
 
-    def __init__(self, command: Command, on_line: OnLine | None) -> None:
+    def __init__(self, command: Command, on_line: OnLine | None, keep: int = 0) -> None:
         self.command = command
         self._on_line = on_line
         self._started = time.monotonic()
@@ -135,7 +137,7 @@ class Child:
         os.set_blocking(self._wake_write, False)
         self._waking = threading.Lock()
         self._draining = threading.RLock()
-        self._streams = {"stdout": _Stream(), "stderr": _Stream()}
+        self._streams = {"stdout": _Stream(keep or KEEP_BYTES), "stderr": _Stream(keep or KEEP_BYTES)}
         self._ledger = _ledger
         self._mark = self._ledger.spawning(command.argv[0]) if self._ledger else {}
         try:
@@ -279,7 +281,8 @@ class Child:
 class _Stream:
     """One output stream of a child: the pipe, the bytes that were read, the line that is not complete yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int) -> None:
+        self._most = keep
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
         self.closed = False
@@ -332,7 +335,7 @@ class _Stream:
     def _keep(self, chunk: bytes) -> None:
         self._kept.append(chunk)
         self._size += len(chunk)
-        while self._size > KEEP_BYTES:
+        while self._size > self._most:
             oldest = self._kept.popleft()
             self._size -= len(oldest)
             self._dropped += len(oldest)

@@ -172,6 +172,19 @@ def test_background_child_streams_and_tells_its_end() -> None:
     assert (child.code, child in shell.alive()) == (0, False)
 
 
+def test_of_a_child_that_lives_on_little_is_kept() -> None:
+    """Each line is handed on, but a forward of hours does not remember every connection."""
+    ended, lines = threading.Event(), []
+    child = shell.start(bash("seq 100000; echo last >&2; exit 3"), lambda _, line: lines.append(line), ended.set)
+    assert ended.wait(30)
+
+    result = child.result()
+    assert len(lines) == 100_001
+    assert len(result.stdout) < 300_000
+    assert "\n100000\n" in result.stdout
+    assert (result.stderr, result.code) == ("last\n", 3)
+
+
 def test_many_children_leak_nothing() -> None:
     """Two hundred children later there are as many descriptors and threads as before."""
     shell.run(Command(("true",)), Deadline(30))
