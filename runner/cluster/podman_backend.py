@@ -46,9 +46,7 @@ class PodmanFarEnd:
             deadline.check()
             address = self._addresses.get(port)
             if address is None:
-                if say:
-                    say(f"a running Pod of {self._target}")
-                address = self._addresses[port] = self._resolve(port, deadline)
+                address = self._addresses[port] = self._resolve(port, deadline, say)
             if say:
                 say(f"{self._target} to listen on port {port}")
             try:
@@ -72,7 +70,7 @@ class PodmanFarEnd:
     def close(self) -> None:
         """Connections belong to who asked for them."""
 
-    def _resolve(self, port: str, deadline: Deadline) -> tuple[str, int]:
+    def _resolve(self, port: str, deadline: Deadline, say: Say | None) -> tuple[str, int]:
         """Where a port of the target is, once one of its Pods runs."""
         target = self._target
         if kind_of(target.kind) == "Service":
@@ -81,6 +79,8 @@ class PodmanFarEnd:
             running = [item for item in objects if item["status"].get("podIP")]
             if running:
                 return self._reach(running[-1], port_number(running[-1], port))
+            if say:
+                say(f"a running Pod of {self._target}")
         raise AssertionError  # a watch ends only by an exception
 
     def _behind_service(self, port: str) -> tuple[Selection, str]:

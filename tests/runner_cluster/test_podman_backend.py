@@ -13,7 +13,7 @@ import pytest
 from runner.cluster.podman_backend import PodmanFarEnd
 from runner.cluster.protocol import Object, Selection
 from runner.deadline import Deadline
-from runner.errors import Cancelled, StepFailed
+from runner.errors import Cancelled, Expired, StepFailed
 
 if TYPE_CHECKING:
     from tests.runner_cluster.conftest import FakeHand
@@ -30,10 +30,13 @@ class FakeObserver:
     published: dict[int, int] = field(default_factory=dict)
     known: dict[tuple[str, str], Object] = field(default_factory=dict)
     asked: list[Selection] = field(default_factory=list)
+    late: bool = True
+    """Whether the Pod comes a moment after the look."""
 
     def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
         self.asked.append(selection)
-        yield []
+        if self.late:
+            yield []
         status = {"podIP": self.address, "published": self.published}
         yield [{"kind": "Pod", "metadata": {"name": "web"}, "spec": {}, "status": status}]
 
@@ -70,6 +73,17 @@ def test_a_port_that_answers(server: socket.socket, hand: FakeHand) -> None:
     port = str(server.getsockname()[1])
     far_end(FakeObserver()).await_answer([port], hand)
     assert hand.waits == ["a running Pod of pod/web", f"pod/web to listen on port {port}"]
+
+
+def test_a_pod_that_runs_and_does_not_listen_yet_is_one_line(server: socket.socket, hand: FakeHand) -> None:
+    """However often its address is looked up again."""
+    port = str(server.getsockname()[1])
+    server.close()
+    far = far_end(FakeObserver(late=False))
+    hand.deadline = Deadline(0.2)
+    with pytest.raises(Expired):
+        far.await_answer([port], hand)
+    assert set(hand.waits) == {f"pod/web to listen on port {port}"}
 
 
 def test_without_root_an_unpublished_port_cannot_be_reached() -> None:
