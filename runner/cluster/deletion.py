@@ -6,6 +6,7 @@ Cleanup deletes through the API, not through kubectl, because only there a delet
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -72,13 +73,26 @@ def await_gone(cluster: Kubectl, member: Member, deadline: Deadline) -> None:
 def _attend(cluster: Kubectl, member: Member, hand: RemovingHand) -> None:
     """`await_gone`, and tell now and then what keeps the object."""
     hand.waiting(f"{member} to be gone")
+    life = hand.deadline.child()
+    teller = threading.Thread(target=_tell, args=(cluster, member, hand, life), name=f"news of {member}", daemon=True)
+    teller.start()
+    try:
+        with life:
+            await_gone(cluster, member, life)
+    finally:
+        life.cancel("it is over")
+
+
+def _tell(cluster: Kubectl, member: Member, hand: RemovingHand, life: Deadline) -> None:
+    """Say again and again what is waited for, and what keeps it, until `life` ends."""
     began, pause = time.monotonic(), _FIRST_NEWS
-    while True:
-        with suppress(Expired), hand.deadline.child(pause) as part:
-            return await_gone(cluster, member, part)
-        hand.deadline.check()
-        pause = _NEWS
-        hand.waiting(f"{member} to be gone{what_holds(cluster, member)}", round(time.monotonic() - began, 1))
+    with suppress(RunnerError):
+        while True:
+            life.pause(pause)
+            pause = _NEWS
+            holds = what_holds(cluster, member)
+            life.check()
+            hand.waiting(f"{member} to be gone{holds}", round(time.monotonic() - began, 1))
 
 
 def await_all_gone(cluster: Kubectl, members: Iterable[Member], hand: RemovingHand) -> None:

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from runner.cluster.kubeconfig import Selected
 
 
+_PATIENCE: Final = "--request-timeout=35s"
+"""Of one request: without it kubectl waits for a connection that has gone silent as long as anybody lets it. An
+admission webhook may take 30 s.
+"""
+
+
 class KubectlDialect:
     """The argv of kubectl. Pure."""
 
@@ -43,7 +49,7 @@ class KubectlDialect:
     def apply(self, files: Sequence[str], namespace: str, *, server_side: bool = False) -> tuple[Command, ...]:
         side = ("--server-side",) if server_side else ()
         names = (f"--filename={file}" for file in files)
-        return (Command(("kubectl", "apply", *side, *_namespaced(namespace), *names)),)
+        return (Command(("kubectl", "apply", _PATIENCE, *side, *_namespaced(namespace), *names)),)
 
     def delete(
         self, selections: Sequence[Selection], grace: int | None, *, ignore_not_found: bool = True
@@ -53,6 +59,7 @@ class KubectlDialect:
                 (
                     "kubectl",
                     "delete",
+                    _PATIENCE,
                     *_place(selection),
                     *_deleting(grace, ignore_not_found=ignore_not_found),
                 )
@@ -62,7 +69,7 @@ class KubectlDialect:
 
     def delete_file(self, file: str, namespace: str, grace: int | None, *, ignore_not_found: bool = True) -> Command:
         flags = _deleting(grace, ignore_not_found=ignore_not_found)
-        return Command(("kubectl", "delete", *_namespaced(namespace), f"--filename={file}", *flags))
+        return Command(("kubectl", "delete", _PATIENCE, *_namespaced(namespace), f"--filename={file}", *flags))
 
     def describe(self, selection: Selection) -> Command:
         return Command(("kubectl", "describe", *_place(selection)))

@@ -31,7 +31,8 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _STABLE_SECONDS: Final = 2.0
 """A child that lived this long was good: the next one starts without a pause."""
-_START_SECONDS: Final = 30.0
+_START_SECONDS: Final = 10.0
+"""kubectl takes 40 ms; one that takes so long has a connection on which nobody answers."""
 _SHORTEST_SILENCE: Final = 0.025
 _LONGEST_SILENCE: Final = 1.0
 _SILENCE_PER_START: Final = 0.5

@@ -66,7 +66,7 @@ def test_table_shows_the_commands_of_every_step(runner: Runner, folder: Path) ->
         flow (flow.yaml): engine kubectl, namespace the context's own
         steps:
           1  apply pod.yaml
-               $ kubectl apply --filename=pod.yaml
+               $ kubectl apply --request-timeout=35s --filename=pod.yaml
           2  wait pod/app
                ~ kubectl wait pod/app --for=condition=Ready --timeout=120s
           3  forward pod/app :http
@@ -78,8 +78,8 @@ def test_table_shows_the_commands_of_every_step(runner: Runner, folder: Path) ->
           6  run echo "$POD $WHO $T"
                $ bash -euo pipefail -c 'echo "$POD $WHO $T"'
           7  delete pod/app, service/web
-               $ kubectl delete pod/app --ignore-not-found --wait=false
-               $ kubectl delete service/web --ignore-not-found --wait=false
+               $ kubectl delete --request-timeout=35s pod/app --ignore-not-found --wait=false
+               $ kubectl delete --request-timeout=35s service/web --ignore-not-found --wait=false
         finally:
           8  run echo ${{ steps.web.outcome }}
                $ echo '${{ steps.web.outcome }}'
@@ -189,10 +189,10 @@ def test_script_of_every_source_of_manifests(runner: Runner, tmp_path: Path) -> 
     assert f"{established}  # observe" in lines
     images = '[{"name": "app", "newName": "localhost:5000/app", "newTag": "2"}]'
     assert f"steps_1_manifest=$(with_images base '{images}')" in lines
-    assert 'kubectl apply --server-side --filename=- <<<"$steps_1_manifest"' in lines
-    assert "kubectl apply --filename=base/map.yaml" in lines
+    assert 'kubectl apply --request-timeout=35s --server-side --filename=- <<<"$steps_1_manifest"' in lines
+    assert "kubectl apply --request-timeout=35s --filename=base/map.yaml" in lines
     assert any('"a": "\'"$GREETING"\'"' in line for line in lines)
-    assert table.count("$ kubectl apply --filename=-  <<< 1 object") == 3
+    assert table.count("$ kubectl apply --request-timeout=35s --filename=-  <<< 1 object") == 3
     assert "$ kubectl kustomize base" in table
 
 

@@ -92,8 +92,8 @@ def test_commands_as_words_and_as_lines(plan: dict[str, Any]) -> None:
     steps = {step["path"]: step for step in every(flow["steps"])}
     (apply,) = steps["steps[0]"]["commands"]
     assert apply == {
-        "argv": ["kubectl", "apply", "--namespace=other", "--filename=-"],
-        "line": "kubectl apply --namespace=other --filename=-",
+        "argv": ["kubectl", "apply", "--request-timeout=35s", "--namespace=other", "--filename=-"],
+        "line": "kubectl apply --request-timeout=35s --namespace=other --filename=-",
         "objects": 1,
     }
     assert steps["steps[0]"]["keep"] is True

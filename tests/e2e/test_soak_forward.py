@@ -1,8 +1,8 @@
 """Forwards for as long as somebody has them: 10,000 requests in a row, 10,000 with 50 at once, 100 MB there and back,
 four minutes without any (`make soak`).
 
-The last result, on a machine with two cores that did other things besides: 39 s, 17 s and 1.1 s, with `via: proxy` 95 s,
-24 s and 0.8 s; memory of the runner 66 MB before and 71 MB after, with `via: proxy` 56 MB and 58 MB.
+The last result, on a machine with two cores that did other things besides: 39 s, 17 s and 1.1 s, with `via: proxy`
+95 s, 24 s and 0.8 s; memory of the runner 66 MB before and 71 MB after, with `via: proxy` 56 MB and 58 MB.
 """
 
 from __future__ import annotations

@@ -74,9 +74,14 @@ TRANSIENT: dict[str, tuple[Plan, frozenset[str], set[str]]] = {
     "410 in a watch": (Plan(server.gone_event, WATCH, times=2), WATCHES, {"expired version"}),
     "watch closed each second": (Plan(server.closed_each(1), WATCH), WATCHES, set()),
     "black hole once": (
-        Plan(server.black_hole, "pods/app$|watch=1", times=1),
+        Plan(server.black_hole, "fieldSelector=metadata.name|watch=1", times=1),
         frozenset({"apply", "wait", "delete"}),
         {"no answer"},
+    ),
+    "black hole once for kubectl": (
+        Plan(server.black_hole, r"pods/app\?timeout=", times=1),
+        frozenset({"apply"}),
+        {"NoAnswer"},
     ),
     "reset of mutations": (Plan(server.reset, MUTATION, times=2), MUTATES, {"ConnectionLost"}),
     "429 on mutations": (Plan(server.status(429, "TooManyRequests"), MUTATION, times=2), MUTATES, {"TooManyRequests"}),

@@ -24,11 +24,11 @@ def test_delete() -> None:
     """Every default that matters is written out."""
     rest = "--grace-period=5 --ignore-not-found --wait=false"
     assert [str(command) for command in DIALECT.delete([WEB, LABELLED], 5)] == [
-        f"kubectl delete deployment/web deployment/api --namespace=demo {rest}",
-        f"kubectl delete pod --selector=app=web {rest}",
+        f"kubectl delete --request-timeout=35s deployment/web deployment/api --namespace=demo {rest}",
+        f"kubectl delete --request-timeout=35s pod --selector=app=web {rest}",
     ]
     (strict,) = DIALECT.delete([LABELLED], None, ignore_not_found=False)
-    assert str(strict) == "kubectl delete pod --selector=app=web --wait=false"
+    assert str(strict) == "kubectl delete --request-timeout=35s pod --selector=app=web --wait=false"
 
 
 def test_observations() -> None:

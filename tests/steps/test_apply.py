@@ -56,9 +56,9 @@ def test_command(folder: Path) -> None:
     args = msgspec.convert({"file": "pod.yaml"}, apply.Args)
 
     (plain,) = apply.commands(args, Scene(KubectlDialect(), "", folder))
-    assert plain.argv == ("kubectl", "apply", f"--filename={folder}/pod.yaml")
+    assert plain.argv == ("kubectl", "apply", "--request-timeout=35s", f"--filename={folder}/pod.yaml")
     (other,) = apply.commands(args, Scene(KubectlDialect(), "demo", folder, show_path=lambda path: path.name))
-    assert other.argv == ("kubectl", "apply", "--namespace=demo", "--filename=pod.yaml")
+    assert other.argv == ("kubectl", "apply", "--request-timeout=35s", "--namespace=demo", "--filename=pod.yaml")
 
 
 @pytest.mark.parametrize(
@@ -321,15 +321,18 @@ def test_commands_of_other_sources(folder: Path) -> None:
     (folder / "all.yaml").write_text(manifest("a") + "---\n" + manifest("n", "Namespace"))
     (folder / "spec.yaml").write_text(manifest("a") + "spec: {containers: [{name: a, image: 'app:1'}]}\n")
 
-    assert lines({"kustomize": "over"}, folder) == [("kubectl kustomize over", ""), ("kubectl apply --filename=-", "")]
+    assert lines({"kustomize": "over"}, folder) == [
+        ("kubectl kustomize over", ""),
+        ("kubectl apply --request-timeout=35s --filename=-", ""),
+    ]
     assert lines({"file": "pod.yaml", "server_side": True}, folder) == [
-        ("kubectl apply --server-side --filename=pod.yaml", "")
+        ("kubectl apply --request-timeout=35s --server-side --filename=pod.yaml", "")
     ]
     assert lines({"file": "https://x.test/a.yaml", "allow_remote": True}, folder) == [
-        ("kubectl apply --filename=https://x.test/a.yaml", "")
+        ("kubectl apply --request-timeout=35s --filename=https://x.test/a.yaml", "")
     ]
     (first, namespace), (second, pod) = lines({"file": "all.yaml"}, folder)
-    assert first == second == "kubectl apply --filename=-"
+    assert first == second == "kubectl apply --request-timeout=35s --filename=-"
     assert ('"kind": "Namespace"' in namespace, '"kind": "Pod"' in pod) == (True, True)
     ((_, inline),) = lines({"manifest": {**CONFIG, "data": {"a": "\ue000run.id\ue001"}}}, folder)
     assert "\ue000run.id\ue001" in inline

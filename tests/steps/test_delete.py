@@ -50,30 +50,39 @@ REST = "--ignore-not-found --wait=false"
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"target": "pod/a"}, [f"kubectl delete pod/a --namespace=demo {REST}"]),
+        ({"target": "pod/a"}, [f"kubectl delete --request-timeout=35s pod/a --namespace=demo {REST}"]),
         (
             {"target": ["pod/a", "svc/b", "pod/c"]},
-            [f"kubectl delete pod/a pod/c --namespace=demo {REST}", f"kubectl delete svc/b --namespace=demo {REST}"],
+            [
+                f"kubectl delete --request-timeout=35s pod/a pod/c --namespace=demo {REST}",
+                f"kubectl delete --request-timeout=35s svc/b --namespace=demo {REST}",
+            ],
         ),
         (
             {"target": {"kind": "pod", "selector": "app=x,tier!=db"}},
-            [f"kubectl delete pod '--selector=app=x,tier!=db' --namespace=demo {REST}"],
+            [f"kubectl delete --request-timeout=35s pod '--selector=app=x,tier!=db' --namespace=demo {REST}"],
         ),
         (
             {"target": {"kind": "pod", "name": "a", "namespace": "other"}},
-            [f"kubectl delete pod/a --namespace=other {REST}"],
+            [f"kubectl delete --request-timeout=35s pod/a --namespace=other {REST}"],
         ),
-        ({"target": "pod/a", "grace": 0}, [f"kubectl delete pod/a --namespace=demo --grace-period=0 {REST}"]),
-        ({"target": "app/a.yaml"}, [f"kubectl delete --namespace=demo --filename=app/a.yaml {REST}"]),
+        (
+            {"target": "pod/a", "grace": 0},
+            [f"kubectl delete --request-timeout=35s pod/a --namespace=demo --grace-period=0 {REST}"],
+        ),
+        (
+            {"target": "app/a.yaml"},
+            [f"kubectl delete --request-timeout=35s --namespace=demo --filename=app/a.yaml {REST}"],
+        ),
         (
             {"file": ["app/a.yaml"], "grace": 5},
-            [f"kubectl delete --namespace=demo --filename=app/a.yaml --grace-period=5 {REST}"],
+            [f"kubectl delete --request-timeout=35s --namespace=demo --filename=app/a.yaml --grace-period=5 {REST}"],
         ),
         (
             {"file": "app"},
             [
-                f"kubectl delete --namespace=demo --filename=app/b.yaml {REST}",
-                f"kubectl delete --namespace=demo --filename=app/a.yaml {REST}",
+                f"kubectl delete --request-timeout=35s --namespace=demo --filename=app/b.yaml {REST}",
+                f"kubectl delete --request-timeout=35s --namespace=demo --filename=app/a.yaml {REST}",
             ],
         ),
     ],
@@ -85,7 +94,7 @@ def test_commands(data: dict[str, Any], expected: list[str], folder: Path) -> No
 
 def test_without_namespace(folder: Path) -> None:
     """The context's own."""
-    assert lines({"target": "pod/a"}, folder, "") == [f"kubectl delete pod/a {REST}"]
+    assert lines({"target": "pod/a"}, folder, "") == [f"kubectl delete --request-timeout=35s pod/a {REST}"]
 
 
 def test_objects_that_must_be_there(folder: Path) -> None:
