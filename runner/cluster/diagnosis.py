@@ -7,13 +7,13 @@ As data first (plain values, for the report in JSON): one map per object with `o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from runner.cluster.dependents import family
 from runner.cluster.http import ApiError, Unreachable
-from runner.cluster.pods import Container, condition, containers, event_order, times_words, troubles
+from runner.cluster.pods import Container, condition, conditions, containers, event_order, times_words, troubles
 from runner.cluster.reasons import REASONS, name_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _is_fine(pod: Object) -> bool:
 
 
 def _facts(cluster: Kubectl, item: Object, deadline: Deadline, blame: tuple[str, str]) -> Facts:
-    status = item.get("status") or {}
+    status = found if isinstance(found := item.get("status"), Mapping) else {}
     is_pod = item["kind"] == "Pod"
     return {
         "object": name_of(item),
@@ -68,7 +68,7 @@ def _facts(cluster: Kubectl, item: Object, deadline: Deadline, blame: tuple[str,
         "state": str(status.get("phase") or ("Pending" if is_pod else "")),
         "conditions": [
             {key: str(each.get(key) or "") for key in ("type", "status", "reason", "message")}
-            for each in status.get("conditions") or ()
+            for each in conditions(item)
             if each.get("message") and each.get("reason") not in _COUNTED
             if each.get("status") != "True" or each.get("type") in ("Failed", "Stalled", "ReplicaFailure")
         ],

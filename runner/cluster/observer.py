@@ -13,7 +13,7 @@ from runner import confidential, masking
 from runner.cluster.discovery import Discovery, Resource
 from runner.cluster.http import Api, ApiError, Unreachable
 from runner.cluster.patience import Attempts, Patience
-from runner.cluster.protocol import Object, Ref, Selection
+from runner.cluster.protocol import Object, Ref, Selection, custom_group
 from runner.cluster.pulse import Pulse
 from runner.deadline import Deadline
 from runner.errors import Cancelled, Expired, RunnerError, StepFailed
@@ -135,8 +135,7 @@ class Observer:
         return self.observe(self.discovery.of_word("event", deadline), namespace, query, deadline)
 
     def promises_status(self, object_: Object, deadline: Deadline) -> bool:
-        group = object_["apiVersion"].rpartition("/")[0]
-        if "." not in group or group.endswith(".k8s.io"):
+        if not custom_group(object_):
             return False
         return self.discovery.of_manifest(object_["apiVersion"], object_["kind"], deadline).status
 

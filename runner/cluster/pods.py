@@ -43,6 +43,11 @@ class Container:
         return str(self.status.get("name", "?"))
 
     @property
+    def sidecar(self) -> bool:
+        """Whether it is an init container that runs beside the others, and is started again whenever it ends."""
+        return self.init and self.spec.get("restartPolicy") == "Always"
+
+    @property
     def words(self) -> str:
         return f"{'init container' if self.init else 'container'} {self.name}"
 
@@ -74,8 +79,15 @@ def containers(pod: Object) -> Iterator[Container]:
 
 def condition(item: Object, name: str) -> Mapping[str, Any]:
     """A condition by its type, without regard to case; empty when there is none."""
-    conditions = (item.get("status") or {}).get("conditions") or ()
-    return next((each for each in conditions if str(each.get("type", "")).lower() == name.lower()), {})
+    return next((each for each in conditions(item) if str(each.get("type", "")).lower() == name.lower()), {})
+
+
+def conditions(item: Object) -> Iterator[Mapping[str, Any]]:
+    """Those of its status; custom resources may have anything in that place."""
+    status = item.get("status")
+    found = status.get("conditions") if isinstance(status, Mapping) else None
+    if isinstance(found, list):
+        yield from (each for each in found if isinstance(each, Mapping))
 
 
 def unready_for(pod: Object, now: float | None = None) -> tuple[float, str]:
@@ -106,6 +118,8 @@ def troubles(pod: Object, events: Sequence[Object] = ()) -> Iterator[Trouble]:
 
 
 def _of_container(pod: Object, container: Container) -> Iterator[Trouble]:
+    if container.sidecar and _is_done(pod):
+        return  # kubelet ends it when the others have ended
     if (waiting := container.state("waiting")) is not None:
         reason = waiting.get("reason", "")
         if reason == "CrashLoopBackOff":
@@ -118,7 +132,7 @@ def _of_container(pod: Object, container: Container) -> Iterator[Trouble]:
         elif ended.get("reason") in _START_ERRORS:
             yield Trouble("RunContainerError", pod, container.name, _last_words(ended.get("message") or ""))
         elif ended.get("exitCode"):
-            comes_back = (pod.get("spec") or {}).get("restartPolicy", "Always") != "Never"
+            comes_back = container.sidecar or (pod.get("spec") or {}).get("restartPolicy", "Always") != "Never"
             reason = (
                 "CrashLoopBackOff" if comes_back else "PodFailed" if _is_over(pod, container) else "ContainerFailed"
             )
@@ -131,7 +145,13 @@ def _of_container(pod: Object, container: Container) -> Iterator[Trouble]:
 
 def _is_over(pod: Object, failed: Container) -> bool:
     """Whether nothing of a Pod runs any more whose container failed for good: the next moment it says so itself."""
-    return failed.init or all(each.state("terminated") is not None for each in containers(pod) if not each.init)
+    return failed.init or _is_done(pod)
+
+
+def _is_done(pod: Object) -> bool:
+    """Whether all containers ended that a Pod is there for."""
+    main = [each for each in containers(pod) if not each.init]
+    return bool(main) and all(each.state("terminated") is not None for each in main)
 
 
 def _lived(ended: Mapping[str, Any]) -> float:
@@ -232,7 +252,8 @@ def _container_words(pod: Object, events: Sequence[Object]) -> str:
             return _waiting_words(container, waiting.get("reason") or "", stage)
         if running is not None and container.init and not container.status.get("started"):
             return f"{container.words} is running"
-        if running is not None and not container.init and not container.status.get("ready"):
+        beside = container.sidecar or not container.init
+        if running is not None and beside and not container.status.get("ready"):
             return f"{container.words} runs, but is not ready{_probe_words(pod, container, events)}"
         ended = container.state("terminated")
         if ended is not None and not container.init:

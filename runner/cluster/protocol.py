@@ -34,6 +34,18 @@ def name_suffix() -> str:
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))
 
 
+def custom_group(object_: Object) -> str:
+    """The API group of an object that is a custom resource; empty for one of Kubernetes itself."""
+    group = str(object_.get("apiVersion") or "").rpartition("/")[0]
+    return group if "." in group and not group.endswith(".k8s.io") else ""
+
+
+def kind_word(object_: Object) -> str:
+    """Its kind as kubectl takes it: that of a custom resource with its group, for others may have the same."""
+    kind, group = str(object_["kind"]).lower(), custom_group(object_)
+    return f"{kind}.{group}" if group else kind
+
+
 def selector_of(labels: Mapping[str, str]) -> str:
     """Labels as a selector: `app=web,tier=db`."""
     return ",".join(f"{key}={value}" for key, value in labels.items())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from runner.cluster import pods, stuck
 from runner.cluster.pods import condition
+from runner.cluster.protocol import custom_group
 from runner.cluster.reasons import REASONS, Trouble, name_of
 from runner.cluster.workloads import newest
 
@@ -80,6 +81,7 @@ Rule = Callable[["Object", Around], Verdict]
 
 def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
     """What `until` (`ready`, `complete`, `exists`, `deleted`, `condition=X[=V]`) says about an object that exists."""
+    item = _regular(item)
     if until == "exists":
         return DONE
     if until == "deleted":
@@ -94,7 +96,7 @@ def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
     if item["metadata"].get("deletionTimestamp"):
         return Verdict("pending", f"{name_of(item)} is being deleted{stuck.why(item['kind'], item)[0]}")
     rules = _COMPLETE if until == "complete" else _READY
-    verdict = _of_any_kind(item) or rules.get(item.get("kind", ""), rules[""])(item, around)
+    verdict = _of_any_kind(item) or rules.get(_kind(item), rules[""])(item, around)
     if verdict.state == "done" and not around.complete:
         return Verdict("pending", f"{name_of(item)}: is looked at", known=False)
     if verdict.state == "done" or verdict.troubles:
@@ -103,9 +105,37 @@ def judge(item: Object, until: str, around: Around = _NOTHING) -> Verdict:
 
 
 def obstacles(item: Object, around: Around = _NOTHING) -> Iterator[Trouble]:
-    """What stands in the way of an object, whatever is waited for."""
-    if not item["metadata"].get("deletionTimestamp"):
-        yield from _OBSTACLES.get(item.get("kind", ""), _of_any_other)(item, around)
+    """What stands in the way of an object, whatever is waited for. What is said of it from before its last change does
+    not count any more.
+    """
+    item = _regular(item)
+    if not item["metadata"].get("deletionTimestamp") and (item.get("kind") == "Pod" or not _is_behind(item)):
+        yield from _OBSTACLES.get(_kind(item), _of_any_other)(item, around)
+
+
+def _kind(item: Object) -> str:
+    """The kind, where it is the one of Kubernetes; a Service of Knative is another thing."""
+    return "" if custom_group(item) else str(item.get("kind", ""))
+
+
+def _regular(item: Object) -> Object:
+    """An object whose status can be read as is usual: custom resources may have anything in its place."""
+    status = item.get("status")
+    if status is None:
+        return item
+    if not isinstance(status, Mapping):
+        return {**item, "status": {}}
+    observed = status.get("observedGeneration", 0)
+    if isinstance(observed, int):
+        return item
+    known = {"observedGeneration": int(observed)} if isinstance(observed, str) and observed.isdigit() else {}
+    return {**item, "status": {**{key: value for key, value in status.items() if key != "observedGeneration"}, **known}}
+
+
+def _is_behind(item: Object) -> bool:
+    """Whether its controller has not seen the last change yet."""
+    observed = (item.get("status") or {}).get("observedGeneration")
+    return observed is not None and observed < (item["metadata"].get("generation") or 0)
 
 
 def _of_pod(item: Object, around: Around) -> Iterator[Trouble]:
@@ -217,7 +247,13 @@ def _of_service(item: Object, around: Around) -> Iterator[Trouble]:
     """Of one endpoint, one good Pod is enough."""
     if around.pods is None or not _selector(item):
         return
-    alive = [pod for pod in around.pods if not pod["metadata"].get("deletionTimestamp")]
+    # Pods that have ended, such as those of Jobs, may have the same labels; others come.
+    alive = [
+        pod
+        for pod in around.pods
+        if not pod["metadata"].get("deletionTimestamp")
+        and (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+    ]
     if not alive:
         yield Trouble("NoPods", item, words=", ".join(f"{key}={value}" for key, value in _selector(item).items()))
         return
@@ -250,8 +286,7 @@ def _of_claim(item: Object, around: Around) -> Iterator[Trouble]:
 
 
 def _of_any_kind(item: Object) -> Verdict | None:
-    observed = (item.get("status") or {}).get("observedGeneration")
-    if observed is not None and observed < (item["metadata"].get("generation") or 0):
+    if _is_behind(item):
         return Verdict("pending", f"{name_of(item)}: its controller has not seen the last change yet")
     reconciling = condition(item, "Reconciling")
     if reconciling.get("status") == "True":
@@ -362,7 +397,7 @@ def _daemon_set(item: Object) -> tuple[str, bool]:
         return "not seen by its controller", False
     on_delete = ((item.get("spec") or {}).get("updateStrategy") or {}).get("type") == "OnDelete"
     updated = () if on_delete else (("updatedNumberScheduled", "Pods updated"),)
-    return _numbers(item, wanted, *updated, ("numberReady", "Pods ready"))
+    return _numbers(item, wanted, *updated, ("numberReady", "Pods ready"), ("numberAvailable", "Pods available"))
 
 
 def _job(item: Object, around: Around) -> Verdict:
@@ -508,7 +543,9 @@ def _by_condition(item: Object, name: str, value: str) -> Verdict:
     found = condition(item, name)
     if not found:
         return _pending(item, f"has no condition {name} yet")
-    if found.get("observedGeneration", 0) and found["observedGeneration"] < (item["metadata"].get("generation") or 0):
+    of_item = (item.get("status") or {}).get("observedGeneration")
+    observed = found.get("observedGeneration") or of_item  # as `kubectl wait` does
+    if isinstance(observed, int) and observed < (item["metadata"].get("generation") or 0):
         return Verdict("pending", f"{name_of(item)}: its condition {name} is from before the last change")
     if str(found.get("status", "")).lower() == value.lower():
         return DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runner.cluster.protocol import Object
+from runner.cluster.protocol import Object, kind_word
 
 # What stops a namespace from ending, by its conditions, with what to type; the cause before the effect.
 _NAMESPACE: Final = (
@@ -33,7 +33,7 @@ def why(kind: str, live: Object) -> tuple[str, str]:
     """(what keeps it, as the end of the sentence `… still exists`; what to type)."""
     meta = live["metadata"]
     place = f" --namespace={meta['namespace']}" if meta.get("namespace") else ""
-    reference = f"{kind.lower()}/{meta['name']}{place}"
+    reference = f"{kind_word({'kind': kind, **live})}/{meta['name']}{place}"
     look = f"kubectl get {reference} -o yaml"
     if not (meta.get("deletionTimestamp") or meta.get("deletionGracePeriodSeconds")):
         return ", and is not being deleted", look

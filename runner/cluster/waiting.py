@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from runner.cluster import stuck
 from runner.cluster.diagnosis import text as diagnosis_text
-from runner.cluster.protocol import Selection
+from runner.cluster.protocol import Selection, kind_word
 from runner.cluster.readiness import DONE, Around, Verdict, judge, obstacles
 from runner.cluster.reasons import REASONS, Trouble, name_of
 from runner.cluster.vigil import Vigil
@@ -153,6 +153,8 @@ class _Wait:
         self._indexed: dict[Hashable, tuple[Sequence[Object], Mapping[Any, Sequence[Object]]]] = {}
         self._teller = _Teller(hand)
         self._blind = False
+        self._frozen: dict[Selection, set[Any]] = {}
+        """Whose end is awaited, of selections by label."""
         self._began = time.monotonic()
 
     def run(self) -> list[Object]:
@@ -185,6 +187,9 @@ class _Wait:
             if found is None:
                 yield _Item(Verdict("pending", f"{selection}: no answer yet", known=False), None, selection)
                 continue
+            if self._goal.until == "deleted" and not selection.names:
+                first = self._frozen.setdefault(selection, {item["metadata"].get("uid") for item in found})
+                found = [item for item in found if item["metadata"].get("uid") in first]  # those that come are others
             by_name = {item["metadata"]["name"]: item for item in found}
             for name in selection.names or by_name:
                 if name in by_name:
@@ -313,7 +318,7 @@ class _Wait:
         if meta.get("deletionTimestamp"):
             return stuck.why(item["kind"], item)[1]
         namespace = meta.get("namespace") or ""
-        one = Selection(item["kind"].lower(), (meta["name"],), namespace=namespace)
+        one = Selection(kind_word(item), (meta["name"],), namespace=namespace)
         return str(self._cluster.dialect.describe(one))
 
     def _similar(self, absent: Sequence[_Item]) -> str:

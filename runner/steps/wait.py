@@ -133,6 +133,14 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         yield Fault(("target",), f"`wait` takes objects, not the file {target}", "write kind/name, as in pod/pythonapp")
     else:
         yield from kind.target_faults(target, ("target",))
+    named = (
+        0 if isinstance(target, Mapping) and "name" not in target else len(target) if isinstance(target, list) else 1
+    )
+    count = data.get("count")
+    if isinstance(count, int) and named and count > named:
+        yield Fault(
+            ("count",), f"`count: {count}` cannot be reached with {named} named", "name more, or use a selector"
+        )
 
 
 def _tolerate_faults(tolerate: Any) -> Iterable[Fault]:

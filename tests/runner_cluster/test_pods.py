@@ -224,3 +224,45 @@ def test_why_not_ready(change: Change, words: str) -> None:
     change(pod)
 
     assert why_not_ready(pod) == f"pod/config-healed: {words}"
+
+
+# -- sidecars ---------------------------------------------------------------------------------------------------------
+
+
+def with_sidecar(app: dict[str, Any], proxy: dict[str, Any], **sidecar: Any) -> dict[str, Any]:
+    """A Pod that is not started again, with a container that runs beside its own."""
+    return {
+        "kind": "Pod",
+        "metadata": {"name": "p"},
+        "spec": {
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "proxy", "restartPolicy": "Always"}],
+            "containers": [{"name": "app"}],
+        },
+        "status": {
+            "phase": "Running",
+            "initContainerStatuses": [{"name": "proxy", "state": proxy, "started": True, **sidecar}],
+            "containerStatuses": [{"name": "app", "state": app, "ready": True}],
+        },
+    }
+
+
+def ended(code: int) -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:09Z"}}
+
+
+def test_a_sidecar_that_ends_after_the_others_is_no_trouble() -> None:
+    """Kubelet ends it, and it may not like that."""
+    assert list(troubles(with_sidecar(ended(0), ended(137)))) == []
+
+
+def test_a_sidecar_that_ends_before_the_others_is_started_again() -> None:
+    """Also where the Pod itself is not."""
+    (trouble,) = troubles(with_sidecar({"running": {}}, ended(3)))
+    assert (trouble.reason, trouble.resting) == ("CrashLoopBackOff", True)
+
+
+def test_a_sidecar_that_is_not_ready_is_named() -> None:
+    """It has a say in whether the Pod is."""
+    words = why_not_ready(with_sidecar({"running": {}}, {"running": {}}, ready=False))
+    assert words == "pod/p: init container proxy runs, but is not ready"

@@ -41,7 +41,8 @@ def container(**state: Any) -> dict[str, Any]:
         item("StatefulSet", {"readyReplicas": 1, "currentRevision": "a", "updateRevision": "a"}),
         item(
             "DaemonSet",
-            {"observedGeneration": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": 1},
+            {"observedGeneration": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": 1}
+            | {"numberAvailable": 1},
         ),
         item("DaemonSet", {"observedGeneration": 1, "desiredNumberScheduled": 0}),
         item("Job", condition("Complete")),
@@ -482,3 +483,67 @@ def test_budget_that_cannot_be_counted(seen: dict[str, int]) -> None:
         "poddisruptionbudget/x: SyncFailed: the Pods that it protects cannot be counted: no scale"
     )
     assert [trouble.reason for trouble in verdict.troubles] == ["SyncFailed"]
+
+
+# -- what is not as usual ---------------------------------------------------------------------------------------------
+
+
+def custom(kind: str, status: Any, generation: int = 1) -> dict[str, Any]:
+    return {**item(kind, None, generation), "apiVersion": "things.example.com/v1", "status": status}
+
+
+def test_daemon_set_that_must_stay_up_for_a_while() -> None:
+    """`minReadySeconds`: ready is not available."""
+    status = {"observedGeneration": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": 1}
+    assert judge(item("DaemonSet", status), "ready").sentence == "daemonset/x: 0 of 1 Pods available"
+
+
+@pytest.mark.parametrize("kind", ["Service", "Job", "Deployment", "Pod"])
+def test_kinds_of_other_groups_are_judged_by_their_conditions(kind: str) -> None:
+    """A Service of Knative or a Job of Volcano is none of Kubernetes."""
+    assert judge(custom(kind, condition("Ready", "False", message="no image")), "ready").sentence == (
+        f"{kind.lower()}/x: Ready is False: no image"
+    )
+    assert judge(custom(kind, condition("Ready")), "ready").state == "done"
+    assert judge(custom(kind, condition("Succeeded")), "complete").state == "done"
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("Running", "done"),
+        (["a"], "done"),
+        ({"conditions": {"Ready": "True"}}, "done"),
+        ({"conditions": ["Ready"]}, "done"),
+        ({"conditions": [{"type": "Ready", "status": "False"}]}, "pending"),
+        ({"observedGeneration": "1", **condition("Ready")}, "pending"),
+        ({"observedGeneration": "2", **condition("Ready")}, "done"),
+        ({"observedGeneration": {"a": 1}, **condition("Ready")}, "done"),
+    ],
+)
+def test_statuses_of_any_shape(status: Any, state: str) -> None:
+    """Custom resources may have anything there; a generation as text is one all the same."""
+    assert judge(custom("Gadget", status, generation=2), "ready").state == state
+    assert judge(custom("Gadget", status, generation=2), "condition=Ready").state in ("pending", "done")
+
+
+def test_trouble_from_before_the_last_change_does_not_count() -> None:
+    """Its controller has not looked yet."""
+    stuck = condition("Progressing", "False", reason="ProgressDeadlineExceeded")
+    behind = item("Deployment", {"observedGeneration": 1, **stuck}, generation=2)
+    assert (judge(behind, "ready").state, judge(behind, "ready").troubles) == ("pending", ())
+    assert judge(item("Deployment", {"observedGeneration": 2, **stuck}, generation=2), "ready").troubles
+    assert judge(custom("Gadget", {"observedGeneration": 1, **condition("Stalled")}, 2), "ready").troubles == ()
+
+
+def test_condition_from_before_the_last_change_does_not_count() -> None:
+    """As for `kubectl wait`: by its own generation, or that of the status."""
+    behind = {"observedGeneration": 1, **condition("Ready")}
+    assert judge(custom("Gadget", behind, generation=2), "condition=Ready").state == "pending"
+
+
+def test_pods_that_have_ended_do_not_stand_for_a_service() -> None:
+    """Those of a Job may have its labels; others come."""
+    ended = {"kind": "Pod", "metadata": {"name": "p", "uid": "p"}, "spec": {}, "status": {"phase": "Succeeded"}}
+    verdict = judge(item("Service", selector={"app": "x"}), "ready", Around(pods=[ended], slices=[]))
+    assert [trouble.reason for trouble in verdict.troubles] == ["NoPods"]

@@ -125,6 +125,10 @@ HINT = "write kind/name, as in pod/pythonapp"
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
+        (
+            {"target": ["pod/a", "pod/b"], "count": 3},
+            Fault(("count",), "`count: 3` cannot be reached with 2 named", "name more, or use a selector"),
+        ),
         ({"target": "pod"}, Fault(("target",), "'pod' is not a reference to an object", HINT)),
         ({"target": "pod a"}, Fault(("target",), "'pod a' is not a reference to an object", HINT)),
         ({"target": "pod/"}, Fault(("target",), "'pod/' is not a reference to an object", HINT)),
