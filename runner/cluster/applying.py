@@ -309,5 +309,9 @@ def _not_created(output: str, items: Sequence[_Item]) -> list[_Item]:
     lines = [line.rstrip() for line in output.splitlines() if line.strip()]
     if len(lines) != len(items):
         return []
-    pairs = zip(items, lines, strict=True)
-    return [item for item, line in pairs if item.live is None and line.endswith((" configured", " unchanged"))]
+    created = {item.ref for item, line in zip(items, lines, strict=True) if line.endswith(" created")}
+    return [
+        item
+        for item, line in zip(items, lines, strict=True)
+        if item.live is None and item.ref not in created and line.endswith((" configured", " unchanged"))
+    ]

@@ -127,6 +127,7 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     ]
     yield from faults
     if not faults:
+        yield from manifests.repeated(data, files)
         yield from image_faults.unused(data, files)
         yield from image_faults.pulled(data, files)
 

@@ -94,6 +94,20 @@ def faults(
             yield Fault(place, f"{name} is a URL: what it holds may change, and nobody has looked at it", hint)
 
 
+def repeated(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:
+    """Objects that stand in the manifests of one step twice: only the last would be there."""
+    key = "file" if "file" in data else "manifest"
+    seen: dict[tuple[str, str, str, str], str] = {}
+    for item in known(data, files.folder):
+        ref = item.ref
+        place = f"{item.file if item.file == INLINE else os.path.relpath(item.file, files.folder)}:{item.line}"
+        identity = (ref.api_version.rpartition("/")[0], ref.kind, ref.namespace, ref.name)
+        if ref.name and (first := seen.setdefault(identity, place)) != place:
+            yield Fault(
+                (key,), f"{place}: {ref} stands at {first} already", "give it another name, or remove one of them"
+            )
+
+
 def _file_faults(name: str, files: Files, place: tuple[str | int, ...], *, deleting: bool) -> Iterator[Fault]:
     if wrong := impossible(files.folder / name):
         yield Fault(place, wrong)
@@ -163,12 +177,12 @@ def nameless(what: str) -> str:
 
 def _flaws(document: Document) -> Iterator[tuple[str, int]]:
     """(why something is not a Kubernetes object, its line), of the document or the items of its list."""
-    if sentence := not_an_object(document.data):
-        yield sentence, document.positions[()].line
-        return
-    for item, line in _unfolded(document):
-        if sentence := not_an_object(item):
-            yield sentence, line
+    data = document.data
+    if isinstance(data, Mapping) and isinstance(data.get("kind"), str) and "apiVersion" in data and is_list(data):
+        found = [(not_an_object(item), line) for item, line in _unfolded(document)]
+    else:
+        found = [(not_an_object(data), document.positions[()].line)]
+    yield from ((sentence, line) for sentence, line in found if sentence)
 
 
 def not_an_object(data: Any) -> str:
@@ -178,13 +192,31 @@ def not_an_object(data: Any) -> str:
     missing = [key for key in ("apiVersion", "kind") if not isinstance(data.get(key), str) or not data[key]]
     if missing:
         return f"`{'` and `'.join(missing)}` {'is' if len(missing) == 1 else 'are'} missing: not a Kubernetes object"
-    if data["kind"] == "List" or data["kind"].endswith("List"):
-        return "" if isinstance(data.get("items"), list) else f"{data['kind']} has no items"
+    if is_list(data):
+        return next(filter(None, map(not_an_object, data["items"])), "")
+    if (data["apiVersion"], data["kind"]) == ("v1", "List"):
+        return "List has no items"
     meta = data.get("metadata")
     if not isinstance(meta, Mapping) or not (meta.get("name") or meta.get("generateName")):
         return f"this {data['kind']} has no metadata.name"
-    named = (wrong_name(str(meta[key])) for key in ("name", "generateName") if meta.get(key))
-    return next(filter(None, named), "") or wrong_namespace(str(meta.get("namespace") or ""))
+    return next(_metadata_flaws(meta), "")
+
+
+def is_list(data: Mapping[str, Any]) -> bool:
+    """Whether an object stands for those in it. The name alone does not say so: a PrefixList may be one of its own."""
+    return data["kind"].endswith("List") and isinstance(data.get("items"), list)
+
+
+def _metadata_flaws(meta: Mapping[str, Any]) -> Iterator[str]:
+    for key, rule in (("name", wrong_name), ("generateName", wrong_name), ("namespace", wrong_namespace)):
+        value = meta.get(key) or ""
+        if not isinstance(value, str):
+            yield f"metadata.{key} is not a text: put it in quotes"
+        elif value and (wrong := rule(value)):
+            yield wrong
+    for key in ("labels", "annotations"):
+        if not isinstance(meta.get(key) or {}, Mapping):
+            yield f"metadata.{key} is not a map"
 
 
 def inline_faults(value: Any, files: Files, key: str) -> Iterator[Fault]:
@@ -246,7 +278,7 @@ def inline(value: Any) -> list[Manifest]:
         if sentence := not_an_object(item):
             raise StepFailed(f"{INLINE}: {sentence}", hint=_ADVICE, reason="manifest")
     plain = json.loads(json.dumps(items))
-    unfolded = [part for item in plain for part in (item["items"] if item["kind"].endswith("List") else [item])]
+    unfolded = [part for item in plain for part in _flat(item)]
     for item in unfolded:
         masking.hide(confidential.of_object(item))
     return [Manifest(item, INLINE, index) for index, item in enumerate(unfolded, 1)]
@@ -297,8 +329,19 @@ def _objects(document: Document) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _unfolded(document: Document) -> Iterator[tuple[dict[str, Any], int]]:
-    if document.data["kind"].endswith("List") and "items" in document.data:
+    """The objects of a document with their lines, those of a list one by one."""
+    if is_list(document.data):
         for index, item in enumerate(document.data["items"]):
-            yield item, document.positions[("items", index)].line
+            line = document.positions[("items", index)].line
+            yield from ((part, line) for part in _flat(item))
     else:
         yield document.data, document.positions[()].line
+
+
+def _flat(item: Any) -> Iterator[Any]:
+    """An object, or what is in a list of them, and in lists in that."""
+    if isinstance(item, Mapping) and isinstance(item.get("kind"), str) and is_list(item):
+        for part in item["items"]:
+            yield from _flat(part)
+    else:
+        yield item

@@ -278,7 +278,7 @@ def test_wrong_sources(data: dict[str, Any], message: str, folder: Path) -> None
     "data",
     [
         {"manifest": CONFIG},
-        {"manifest": [CONFIG, CONFIG]},
+        {"manifest": [CONFIG, {**CONFIG, "kind": "Secret"}]},
         {"manifest": TEXT},
         {"manifest": "${{ inputs.text }}"},
         {"manifest": {**CONFIG, "data": {"a": "${{ inputs.a }}"}}},
