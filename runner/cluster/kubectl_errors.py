@@ -48,7 +48,8 @@ def _rule(name: str, kind: Kind, pattern: str, sentence: str, hint: str = "", pa
 
 # Who is complained about, where kubectl says it: `pods "app" is forbidden`, `The Pod "app" is invalid`.
 _WHO: Final = re.compile(
-    r'(?:(?<![-\w.])([a-z][\w.-]*)|The (\w+)) "([^"]+)" (?:is forbidden|is invalid|already exists|not found)'
+    r'(?:(?<![-\w.])([a-z][\w.-]*)|\b([A-Z]\w+)(?:\.[\w.-]+)?) "([^"]+)" '
+    r"(?:is forbidden|is invalid|already exists|not found)"
 )
 
 RULES: Final[Sequence[Rule]] = (
@@ -164,7 +165,8 @@ RULES: Final[Sequence[Rule]] = (
         "ImmutableField",
         "permanent",
         r"(?:is invalid:|\*)\s*(?P<field>[\w.\[\]]+): [^\n]*?(?:field is immutable|may not change fields"
-        r"|for fields other than|field can not be changed|cannot be changed)",
+        r"|for fields other than|field can not be changed|cannot be changed|may not change once set"
+        r"|cannot change roleRef|is immutable after creation|updates to \w+ are forbidden)",
         "{who} exists, and its {field} cannot be changed",
         "delete it in a step before (`delete: {who}`), or give it another name",
     ),
@@ -213,7 +215,7 @@ RULES: Final[Sequence[Rule]] = (
     _rule(
         "Invalid",
         "permanent",
-        r'The (?P<kind>\w+) "(?P<name>[^"]*)" is invalid:\s*(?:\* )?(?P<why>[^\n]+)',
+        r'(?P<kind>\w+)(?:\.[\w.-]+)? "(?P<name>[^"]*)" is invalid:\s*(?:\* )?(?P<why>[^\n]+)',
         "{who} is not valid: {why}",
         "change the manifest as it asks",
     ),
@@ -262,7 +264,7 @@ RULES: Final[Sequence[Rule]] = (
     _rule(
         "TooManyRequests",
         "transient",
-        r"\(TooManyRequests\)|too many requests|\b429\b",
+        r"\(TooManyRequests\)|too many requests|(?:status|code|HTTP)\W{0,3}(?:code )?429\b|\b429 Too Many",
         "the API server has too many requests",
     ),
     _rule(
@@ -378,6 +380,10 @@ def classify(stderr: str) -> Finding | None:
     return next((finding for finding in found if finding.rule.kind == "permanent"), found[0])
 
 
+_PATCH: Final = re.compile(r"(?<=error when applying patch:)\n.*?(?=\nfor: )", re.DOTALL)
+"""What kubectl wanted to change, which may say anything."""
+
+
 def complaints(stderr: str) -> list[str]:
     """The errors in what kubectl printed, one text each, without the noise around them."""
     found: list[str] = []
@@ -398,6 +404,7 @@ def words(stderr: str) -> str:
 
 
 def _find(complaint: str) -> Finding | None:
+    complaint = _PATCH.sub("", complaint)
     for rule in RULES:
         if match := rule.pattern.search(complaint):
             groups = {name: _listed(value or "") for name, value in match.groupdict().items()}

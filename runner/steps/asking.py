@@ -130,8 +130,14 @@ class Question(msgspec.Struct, frozen=True):
 
         Credentials go to the same host only.
         """
-        url = quote(urljoin(self.url, target), safe=string.punctuation)
-        scheme = urlsplit(url).scheme
+        try:
+            url = quote(urljoin(self.url, target), safe=string.punctuation)
+            scheme = urlsplit(url).scheme
+            msgspec.structs.replace(self, url=url).place  # noqa: B018 - it looks at the port
+        except ValueError as error:
+            raise StepFailed(
+                f"{self.url} redirects to {target}, which is no address: {error}", reason="verify"
+            ) from None
         if scheme not in ("http", "https"):
             raise StepFailed(f"{self.url} redirects to {target}, which is not HTTP", reason="verify")
         again = status in (307, 308)
@@ -170,6 +176,8 @@ class _Line(msgspec.Struct, frozen=True):
                 connection.request(question.method, target, question.body, {"User-Agent": "runner", **question.headers})
                 response = connection.getresponse()
                 body = response.read(_LARGEST_BODY + 1)
+                if self.deadline.ended:  # what was cut off looks like an answer that ends there
+                    raise TimeoutError
                 if response.length and len(body) <= _LARGEST_BODY:
                     raise http.client.IncompleteRead(body, response.length)
             except (OSError, http.client.HTTPException) as error:

@@ -23,7 +23,7 @@ def text(body: bytes, headers: Message, limit: int) -> str | None:
     charset = headers.get_content_charset() or "utf-8"
     try:
         return body.decode(charset, "replace").removeprefix("\ufeff")
-    except LookupError:
+    except (LookupError, UnicodeError):  # a charset that nobody knows, or one that is none of texts
         return body.decode("utf-8", "replace")
 
 

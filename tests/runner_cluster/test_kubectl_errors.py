@@ -395,3 +395,30 @@ def test_own_words_once() -> None:
     assert words(f"{KLOG}{KLOG}Warning: old\n{refused}\n{refused}\n") == refused
     assert complaints(POD_CHANGED) == [POD_CHANGED.rstrip("\n")]
     assert len(complaints(f"{NO_KIND}{CONFLICTS}")) == 2
+
+
+PATCHED = """\
+Error from server (Invalid): error when applying patch:
+{"data":{"a":"EOF, connection refused, already exists, 429 Too Many"}}
+to:
+Resource: "rbac.authorization.k8s.io/v1, Resource=rolebindings", GroupVersionKind: "rbac.authorization.k8s.io/v1, Kind=RoleBinding"
+Name: "rb", Namespace: "web"
+for: "STDIN": error when patching "STDIN": RoleBinding.rbac.authorization.k8s.io "rb" is invalid: """
+
+
+@pytest.mark.parametrize(
+    ("stderr", "rule", "sentence"),
+    [
+        (f"{PATCHED}roleRef: Invalid value: {{}}: cannot change roleRef", "ImmutableField", "rolebinding/rb exists, and its roleRef cannot be changed"),
+        (f"{PATCHED}subjects[0].kind: Required value", "Invalid", "rolebinding/rb is not valid: subjects[0].kind: Required value"),
+        ('The Service "a" is invalid: spec.clusterIPs[0]: Invalid value: []string{"10.0.0.1"}: may not change once set', "ImmutableField", "service/a exists, and its spec.clusterIPs[0] cannot be changed"),
+        ('The PersistentVolumeClaim "c" is invalid: spec: Forbidden: spec is immutable after creation except x', "ImmutableField", "persistentvolumeclaim/c exists, and its spec cannot be changed"),
+        ('The StorageClass "s" is invalid: provisioner: Forbidden: updates to provisioner are forbidden.', "ImmutableField", "storageclass/s exists, and its provisioner cannot be changed"),
+        ('Error from server (NotFound): pods "web-429" not found', "NotFound", "pods/web-429 does not exist"),
+    ],
+)  # fmt: skip
+def test_words_that_look_like_others(stderr: str, rule: str, sentence: str) -> None:
+    """The patch that kubectl repeats may say anything, and so may names."""
+    finding = classify(stderr)
+    assert finding
+    assert (finding.rule.name, finding.rule.kind, finding.sentence) == (rule, "permanent", sentence)

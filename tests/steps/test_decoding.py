@@ -57,3 +57,5 @@ def test_charsets() -> None:
     """The named one; UTF-8 when it is none."""
     assert text("é".encode("latin-1"), fields(content_type="text/html; charset=ISO-8859-1"), 10) == "é"
     assert text("é".encode(), fields(content_type="text/html; charset=none"), 10) == "é"
+    assert text("é".encode(), fields(content_type="text/html; charset=idna"), 10) == "é"
+    assert text("é".encode(), fields(content_type="text/html; charset=base64"), 10) == "é"

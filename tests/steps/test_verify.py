@@ -413,3 +413,38 @@ def test_name_that_cannot_be_one(tmp_path: Any) -> None:
     """It is told as what it is, at the deadline as any unknown name."""
     with pytest.raises(TimedOut, match=r"the name a\.\.b is not known"):
         run(FakeContext(tmp_path, 0.3), url="http://a..b/")
+
+
+# -- servers that do harm ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begins", ["HTTP/1.1 200 OK\r\nX-A: 1\r\n", "HTTP/1.1 200 OK\r\n\r\nHello"])
+def test_an_answer_without_an_end_is_none(tmp_path: Path, begins: str) -> None:
+    """What was cut off at the end of the time is not what the server had to say."""
+
+    def drip(handler: Handler) -> None:
+        handler.wfile.write(begins.encode())
+        handler.wfile.flush()
+        handler.connection.settimeout(20)
+        handler.connection.recv(1)
+
+    context = FakeContext(tmp_path)
+    context.attempts = 1
+    with serving(drip) as server, pytest.raises(StepFailed) as caught:
+        run(context, url=server.url, contains="" if "X-A" in begins else "Hello", request={"timeout": "300ms"})
+    assert "no answer within 0.3 s" in caught.value.message
+
+
+@pytest.mark.parametrize("target", ["http://localhost:99999/", "http://[::bad/"])
+def test_redirects_to_nowhere(context: FakeContext, target: str) -> None:
+    """A sentence, and no second try."""
+
+    def away(handler: Handler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with serving(away) as server, pytest.raises(StepFailed) as caught:
+        run(context, url=server.url, request={"follow_redirects": True})
+    assert f"redirects to {target}, which is no address: " in caught.value.message
