@@ -6,12 +6,15 @@ All seeds are fixed; `HYPOTHESIS_MAX_EXAMPLES=100000 pytest tests/test_fuzz.py` 
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,14 @@ from hypothesis import strategies as st
 from runner import document, expressions
 from runner.building import build
 from runner.cli import main
-from runner.errors import InvalidWorkflow, Problem
+from runner.errors import InvalidWorkflow, Problem, StepFailed
 from runner.expressions import EvaluationError, Flaw, InvalidExpression, Template
 from runner.reports import problems as report
+from runner.reports.encode import as_json
+from runner.reports.terminal import fit
 from runner.steps import KINDS
 from runner.workflow import Workflow
+from tests.steps.servers import FakeContext, Handler, serving, verified
 
 ROOT = Path(__file__).parent.parent
 SEEDS = [path.read_text() for path in sorted((ROOT / "workflows").glob("*.yaml"))]
@@ -480,3 +486,56 @@ def test_large_expressions_end_soon(source: str) -> None:
     expressions.split(f"${{{{ {source} }}}}")
 
     assert time.perf_counter() - start < 30
+
+
+STATUS_LINES = """\
+HTTP/1.1 200 OK|HTTP/1.1 302 Found|HTTP/1.0 999 \xff\x1b[31m|HTTP/1.1 204|HTTP/1.1 103 x|HTTP/1.1 101 x|HTTP/9.9 200
+HTTP/1.1 2e2 OK|ICY 200 OK|\x15\x03\x01||HTTP/1.1 99"""
+FIELDS = """\
+Content-Length: 3|Content-Length: -1|Content-Length: x|Transfer-Encoding: chunked|Transfer-Encoding: \xff|\0: \0
+Content-Encoding: gzip, deflate|Content-Encoding: gzip|Content-Type: text/plain; charset=idna| folded|:|no colon
+Content-Type: a; charset=a\0b|Content-Type: a; charset*=x; charset*0=y|Content-Type: ; charset=punycode
+Location: http://[::b/|Location: https:///|Location: //localhost:99999/|Location: \x80\xff|Location: http://a..b/
+Set-Cookie: \xe9\x1b[2J|Set-Cookie: ;;;"""
+BODIES = [
+    *(b"", b"abc", b"\xff\xfe\0", b"NaN", b"[1e999, -Infinity]", b'"\\ud800"', b"1" * 5000, b"-0", b"\x1b]0;x"),
+    *(b"[" * 900 + b"]" * 900, b'{"a": ' * 5000, b'{"a":' * 480 + b"1" + b"}" * 480, gzip.compress(b"0" * 20_000_000)),
+    *(b"\x1f\x8b\x08", gzip.compress(b"ok")[:-5], b"-1\r\nabc", b"ffffffffffffffffffff\r\nabc", b"3\r\nabc\r\n0\r\n"),
+]
+EXPECTED: list[dict[str, Any]] = [
+    *({}, {"contains": "x"}, {"matches": "^x"}, {"equals": "x"}, {"json": {"a": 1}}, {"json": [1.5, "x"]}),
+    *({"headers": {"Set-Cookie": "x"}}, {"that": "response.json == 1"}, {"that": "size(response.body) > 1"}),
+]
+
+
+def spoken(lines: str) -> st.SearchStrategy[bytes]:
+    return st.sampled_from([line.encode("latin-1") for line in re.split(r"[|\n]", lines)])
+
+
+@given(
+    line=spoken(STATUS_LINES),
+    fields=st.lists(
+        spoken(FIELDS) | st.just(b"X: " + b"a" * 70_000) | st.just(b"Content-Length: " + b"9" * 5000), max_size=5
+    ),
+    body=st.sampled_from(BODIES),
+    expected=st.sampled_from(EXPECTED),
+)
+@bounded(400)
+def test_hostile_servers(
+    line: bytes, fields: list[bytes], body: bytes, expected: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever a server says: an answer that a report can hold, or a sentence that a terminal can show."""
+
+    def answer(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"\r\n".join([line, *fields, b"", body]))
+
+    context = FakeContext(tmp_path_factory.getbasetemp())
+    context.attempts = 1
+    request = {"follow_redirects": True}
+    with serving(answer) as server:
+        try:
+            told = as_json(verified(context, url=server.url, status=["2xx", 302, 101], request=request, **expected))
+        except StepFailed as error:
+            told = as_json(fit(TextIOWrapper(BytesIO(), "ascii"), f"{error.message}\n{error.hint}\n{error.details}"))
+    assert json.loads(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import select
 import socket
 import ssl
@@ -11,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from email.message import Message
 from functools import partial
+from http import HTTPStatus
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urljoin, urlsplit
@@ -31,6 +34,8 @@ Forwards = Callable[[str, int], "Forwarded | None"]
 _LARGEST_BODY: Final = 16 * 1024 * 1024
 _MOST_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_SHOWN: Final = 200
+"""Characters of what a server says that a sentence repeats."""
 _TLS_ALERT: Final = "\x15\x03"
 """How the answer of a server begins that expected TLS."""
 _PROBE_SECONDS: Final = 0.5
@@ -131,18 +136,16 @@ class Question(msgspec.Struct, frozen=True):
         Credentials go to the same host only.
         """
         try:
-            url = quote(urljoin(self.url, target), safe=string.punctuation)
-            scheme = urlsplit(url).scheme
-            msgspec.structs.replace(self, url=url).place  # noqa: B018 - it looks at the port
-        except ValueError as error:
-            raise StepFailed(
-                f"{self.url} redirects to {target}, which is no address: {error}", reason="verify"
-            ) from None
+            next_ = msgspec.structs.replace(self, url=quote(urljoin(self.url, target), safe=string.punctuation))
+            place, scheme = next_.place, urlsplit(next_.url).scheme
+        except ValueError as error:  # a port or an address of IPv6 that cannot be one
+            raise self._lost_way(target, f"which is no address: {error}") from None
         if scheme not in ("http", "https"):
-            raise StepFailed(f"{self.url} redirects to {target}, which is not HTTP", reason="verify")
+            raise self._lost_way(target, "which is not HTTP")
+        if not place[0]:
+            raise self._lost_way(target, "which names no host")
         again = status in (307, 308)
-        next_ = msgspec.structs.replace(self, url=url)
-        same = next_.place == self.place and scheme == urlsplit(self.url).scheme
+        same = place == self.place and scheme == urlsplit(self.url).scheme
         headers = {
             name: value
             for name, value in self.headers.items()
@@ -151,6 +154,9 @@ class Question(msgspec.Struct, frozen=True):
         method = self.method if again or self.method == "HEAD" else "GET"
         body = self.body if again else None
         return msgspec.structs.replace(next_, method=method, headers=headers, body=body)
+
+    def _lost_way(self, target: str, why: str) -> StepFailed:
+        return StepFailed(f"{self.url} redirects to {target[:_SHOWN]}, {why}", reason="verify")
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -171,24 +177,23 @@ class _Line(msgspec.Struct, frozen=True):
         connection = http.client.HTTPConnection(name, port, timeout=self.deadline.socket_timeout())
         connection.default_port = 443 if parts.scheme == "https" else 80  # which the Host field leaves out
         connection.sock = end
+        connection.response_class = _Response
         with closing(connection), _cut_off(end, self.deadline):
             try:
-                connection.request(question.method, target, question.body, {"User-Agent": "runner", **question.headers})
+                connection.request(question.method, target, question.body, question.headers)
                 response = connection.getresponse()
                 body = response.read(_LARGEST_BODY + 1)
-                if self.deadline.ended:  # what was cut off looks like an answer that ends there
-                    raise TimeoutError
                 if response.length and len(body) <= _LARGEST_BODY:
                     raise http.client.IncompleteRead(body, response.length)
+                if self.deadline.ended:  # what was cut off looks like an answer that came to its end
+                    raise TimeoutError
             except (OSError, http.client.HTTPException) as error:
                 raise self._lost(error, question) from None
-            except ValueError as error:  # a header with a newline, a method with a space
-                raise StepFailed(f"this request cannot be sent: {error}", reason="verify") from None
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        content = text(body, response.headers, _LARGEST_BODY)
+        headers = _fields(response.headers)
+        content = text(body, headers, _LARGEST_BODY)
         if content is None:
             raise StepFailed(f"the body of {question.url} is larger than {_LARGEST_BODY >> 20} MiB", reason="verify")
-        return Answer(time.monotonic() - started, response.status, response.reason, headers, content)
+        return Answer(time.monotonic() - started, response.status, response.reason[:_SHOWN], headers, content)
 
     def _lost(self, error: Exception, question: Question) -> Exception:
         """What became of a request that was begun and not answered."""
@@ -300,6 +305,48 @@ class _Line(msgspec.Struct, frozen=True):
         return ()
 
 
+class _Response(http.client.HTTPResponse):
+    """The answer after all interim ones, of which http.client passes over 100 only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp = _Lines(self.fp.detach())
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < HTTPStatus.OK and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = None  # type: ignore[assignment]  # it begins again only without
+            super().begin()
+
+
+class _Lines(io.BufferedReader):
+    """What a server says. http.client takes the end of a connection for the end of a head, and reads without a limit
+    where a chunk has a negative size.
+    """
+
+    _begun = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if self._begun and not line.endswith(b"\n") and len(line) != size:
+            raise http.client.IncompleteRead(line)
+        self._begun = True
+        return line
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            raise http.client.HTTPException("a chunk of the body has a negative size")
+        return super().read(size)
+
+
+def _fields(headers: Message) -> dict[str, str]:
+    """The fields by their names in lower case; those of one name are a list, cookies (which have commas) are lines."""
+    values: dict[str, list[str]] = {}
+    for name, value in headers.items():
+        values.setdefault(name.lower(), []).append(value)
+    return {name: ("\n" if name == "set-cookie" else ", ").join(several) for name, several in values.items()}
+
+
 def _https_wanted(question: Question) -> StepFailed:
     host, port = question.place
     return StepFailed(
@@ -333,6 +380,8 @@ def _words(error: Exception) -> str:
         return "the connection was closed without an answer"
     if isinstance(error, http.client.IncompleteRead):
         return "the connection was cut in the middle of the answer"
+    if isinstance(error, http.client.BadStatusLine | http.client.UnknownProtocol):
+        return f"what answers there does not speak HTTP/1: {str(error)[:_SHOWN]!r}"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, ssl.SSLError) and error.reason:

@@ -87,7 +87,11 @@ RETRY: Final = "count"
 EXPRESSIONS: Final = {"that": ("response",)}
 OUTPUTS: Final = {
     "status": Output("int", "The status code; 0 for tcp."),
-    "headers": Output("map", "The header fields, names in lower case."),
+    "headers": Output(
+        "map",
+        "The header fields, names in lower case. Several of one name are joined by `, `, those of `set-cookie` by line "
+        "breaks.",
+    ),
     "body": Output("string", "The body as text."),
     "json": Output("dyn", "The body, parsed, when it is JSON; else null."),
     "elapsed": Output("double", "Seconds that the answer took."),
@@ -208,7 +212,9 @@ def _request_faults(request: Mapping[str, Any]) -> Iterator[Fault]:
     for key in bodies[1:]:
         yield Fault(("request", key), f"a request has one body: `{bodies[0]}` or `{key}`")
     auth = _map(request.get("auth"))
-    for name in _map(request.get("headers")):
+    for name, value in _map(request.get("headers")).items():
+        if isinstance(value, str) and "${{" not in f"{name}{value}" and (why := _bad_field(name, value)):
+            yield Fault(("request", "headers", name), why)
         if auth and name.lower() == "authorization":
             yield Fault(("request", "headers", name), "`auth` sets this field, too", "leave one of them out")
     if "auth" in request and ("basic" in auth) == ("bearer" in auth):
@@ -406,13 +412,19 @@ def _question(args: Args, context: Context) -> Question:
     if faults := [fault.message for fault in _address_faults({"url": args.url} if args.url else {"tcp": args.tcp})]:
         raise StepFailed(faults[0], reason="verify")  # it came from an expression
     request, tls = args.request, args.tls
+    headers = {**curl.headers(request), **_credentials(request.auth)}
+    if not any(name.lower() == "user-agent" for name in headers):
+        headers["User-Agent"] = "runner"
+    for name, value in headers.items():
+        if why := _bad_field(name, value):
+            raise StepFailed(f"this request cannot be sent: {why}", reason="verify")  # so did this
     ca, cert, key = (str(context.scene.inside(name)) if name else "" for name in (tls.ca, tls.cert, tls.key))
     security = Security(ca, cert, key, tls.server_name, tls.insecure)
     return Question(
         url=args.url,
         tcp=args.tcp,
         method=request.method,
-        headers={**curl.headers(request), **_credentials(request.auth)},
+        headers=headers,
         body=curl.body(request),
         timeout=curl.patience(args),
         follow=request.follow_redirects,
@@ -457,10 +469,26 @@ def _details(last: Try) -> str:
     lines = list(last.wrong)
     if (answer := last.answer) and answer.status:
         lines.append(f"the answer: {answer.status} {answer.reason} in {answer.elapsed:.3f} s")
-        lines += [f"  {name}: {value}" for name, value in answer.headers.items()]
-        body = answer.body if len(answer.body) <= _SHOWN_BODY else f"{answer.body[:_SHOWN_BODY]}…"
-        lines += ["", *(f"  {line}" for line in body.splitlines())]
+        for name, value in answer.headers.items():
+            lines += [f"  {name}: {line}" for line in _beginning(value).splitlines() or ("",)]
+        lines += ["", *(f"  {line}" for line in _beginning(answer.body).splitlines())]
     return "\n".join(lines)
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN_BODY else f"{text[:_SHOWN_BODY]}…"
+
+
+def _bad_field(name: str, value: str) -> str:
+    """Why a header field cannot be sent as it is. The value may be a secret."""
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        return f"{name!r} is not the name of a header field: it is of letters, digits and hyphens, without the colon"
+    if found := re.search(r"[\0-\x08\x0a-\x1f\x7f]", value):
+        what = "a line break" if found[0] in "\r\n" else "a control character"
+        return f"the value of {name} has {what} in it, which no header field may have"
+    if found := re.search(r"[^\0-\xff]", value):
+        return f"the value of {name} has the character {found[0]} in it, which header fields cannot carry"
+    return ""
 
 
 def _address_faults(data: Mapping[str, Any]) -> Iterator[Fault]:

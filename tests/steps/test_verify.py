@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -328,6 +329,86 @@ def test_tcp_that_is_closed_at_once(tmp_path: Any) -> None:
         thread.join()
 
 
+def saying(*pieces: bytes) -> Callable[[Handler], None]:
+    """Say these bytes, and hang up."""
+
+    def answer(handler: Handler) -> None:
+        handler.close_connection = True
+        for piece in pieces:
+            handler.wfile.write(piece)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"HTTP/1.1 200 OK", "cut in the middle of the answer"),
+        (b"HTTP/1.1 200 OK\r\n", "cut in the middle of the answer"),
+        (b"HTTP/1.1 200 OK\r\nX-A: 1\r\n", "cut in the middle of the answer"),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n", "cut in the middle of the answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", "cut in the middle of the answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n", "cut in the middle of the answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nab", "a chunk of the body has a negative size"),
+        (b"SSH-2.0-OpenSSH_9\r\n", "does not speak HTTP/1: 'SSH-2.0-OpenSSH_9"),
+        (b"HTTP/3 200 OK\r\n\r\n", "does not speak HTTP/1: 'HTTP/3'"),
+        (b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 70_000, "got more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-A: 1\r\n" * 200, "got more than 100 headers"),
+    ],
+)
+def test_answers_that_are_none(tmp_path: Any, said: bytes, message: str) -> None:
+    """Each has its sentence."""
+    context = FakeContext(tmp_path)
+    context.attempts = 1
+    with serving(saying(said)) as server, pytest.raises(StepFailed) as caught:
+        run(context, url=server.url)
+
+    assert message in caught.value.message
+
+
+def test_interim_answers_are_passed_over(context: FakeContext) -> None:
+    """Early hints are no answer; a switch of protocols is one."""
+    hints = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+    with serving(saying(hints * 2, b"HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\nHello")) as server:
+        outputs = run(context, url=server.url, contains="Hello")
+    with serving(saying(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")) as server:
+        assert run(context, url=server.url, status=101)["status"] == 101
+
+    assert outputs["headers"] == {"x-a": "1"}
+
+
+def test_header_fields_of_one_name(context: FakeContext) -> None:
+    """They are one list; cookies, which have commas in them, are a line each."""
+    fields = b"Vary: a\r\nSet-Cookie: a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT\r\nvary: b\r\nset-cookie: b=2\r\n"
+    with serving(saying(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")) as server:
+        outputs = run(context, url=server.url, headers={"Set-Cookie": {"matches": "(?m)^b=2$"}})
+
+    cookies = "a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT\nb=2"
+    assert outputs["headers"] == {"vary": "a, b", "set-cookie": cookies}
+
+
+def test_user_agent(context: FakeContext) -> None:
+    """The workflow's is sent in place of the own one, however it is written."""
+    with serving(hello) as server:
+        run(context, url=server.url)
+        run(context, url=server.url, request={"headers": {"user-agent": "mine"}})
+
+    agents = [
+        value for *_, headers, _ in server.asked for name, value in headers.items() if name.lower() == "user-agent"
+    ]
+    assert agents == ["runner", "mine"]
+
+
+def test_header_that_cannot_be_sent(context: FakeContext) -> None:
+    """A value that an expression made: it is not repeated, since it may be a secret."""
+    with pytest.raises(StepFailed) as caught:
+        run(context, url="http://a/", request={"auth": {"bearer": "sesam-4711\n"}})
+
+    assert caught.value.message == (
+        "this request cannot be sent: the value of Authorization has a line break in it, which no header field may have"
+    )
+
+
 class TestCheck:
     """Faults that are found before anything runs."""
 
@@ -375,6 +456,10 @@ class TestCheck:
             ({"url": "http://a", "matches": "("}, "this regular expression is not valid"),
             ({"url": "http://a", "headers": {"X": {"matches": "("}}}, "this regular expression is not valid"),
             ({"url": "http://a", "request": {"json": 1, "form": {}}}, "a request has one body: `json` or `form`"),
+            ({"url": "http://a", "request": {"headers": {"X": "a\nb"}}}, "the value of X has a line break in it"),
+            ({"url": "http://a", "request": {"headers": {"X": "a\0b"}}}, "the value of X has a control character"),
+            ({"url": "http://a", "request": {"headers": {"X": "5 €"}}}, "the value of X has the character € in it"),
+            ({"url": "http://a", "request": {"headers": {"X A": "1"}}}, "'X A' is not the name of a header field"),
         ],
     )
     def test_fault(self, data: dict[str, Any], message: str) -> None:
@@ -435,8 +520,16 @@ def test_an_answer_without_an_end_is_none(tmp_path: Path, begins: str) -> None:
     assert "no answer within 0.3 s" in caught.value.message
 
 
-@pytest.mark.parametrize("target", ["http://localhost:99999/", "http://[::bad/"])
-def test_redirects_to_nowhere(context: FakeContext, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("http://localhost:99999/", "is no address: "),
+        ("http://[::bad/", "is no address: "),
+        ("https:///nowhere", "names no host"),
+        ("ftp://a/", "is not HTTP"),
+    ],
+)
+def test_redirects_to_nowhere(context: FakeContext, target: str, why: str) -> None:
     """A sentence, and no second try."""
 
     def away(handler: Handler) -> None:
@@ -447,4 +540,4 @@ def test_redirects_to_nowhere(context: FakeContext, target: str) -> None:
 
     with serving(away) as server, pytest.raises(StepFailed) as caught:
         run(context, url=server.url, request={"follow_redirects": True})
-    assert f"redirects to {target}, which is no address: " in caught.value.message
+    assert f"redirects to {target}, which {why}" in caught.value.message
