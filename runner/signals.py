@@ -34,8 +34,9 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Who was told to end does so by itself now; another signal would only spoil the last words and the exit code.
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._count else handler)
         signal.set_wakeup_fd(self._old_wakeup)
         self._write.close()
         self._thread.join()
