@@ -28,8 +28,8 @@ IN_TROUBLE = "".join(
             + "}]",
         ),
         pod("mount", ", volumeMounts: [{name: v, mountPath: /v}]", volumes="[{name: v, secret: {secretName: absent}}]"),
-        pod("ends", python("print('done')"), restartPolicy="Never"),
-        pod("fails", python("raise SystemExit(3)"), restartPolicy="Never"),
+        pod("ends", NEVER_READY + python("print('done')"), restartPolicy="Never"),
+        pod("fails", NEVER_READY + python("raise SystemExit(3)"), restartPolicy="Never"),
         workload("Deployment", "slow", NEVER_READY, progressDeadlineSeconds="2"),
         job("job", python("raise SystemExit(4)")),
         claim("claim", "''"),
@@ -64,7 +64,7 @@ BEYOND_PODS = "".join(
     (
         pod("profile", ", securityContext: {seccompProfile: {type: Localhost, localhostProfile: absent.json}}"),
         pod("root", ", securityContext: {runAsNonRoot: true}"),
-        pod("half", ANSWERS_3, restartPolicy="Never").replace(
+        pod("half", NEVER_READY + ANSWERS_3, restartPolicy="Never").replace(  # nor in the moment in which both run
             "containers: [", "containers: [{name: other, image: pythonapp, imagePullPolicy: Never}, "
         ),
         pod("sandbox", runtimeClassName="NAME"),
