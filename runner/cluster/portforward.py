@@ -33,10 +33,10 @@ _STABLE_SECONDS: Final = 2.0
 """A child that lived this long was good: the next one starts without a pause."""
 _START_SECONDS: Final = 10.0
 """kubectl takes 40 ms; one that takes so long has a connection on which nobody answers."""
-_SHORTEST_SILENCE: Final = 0.025
-_LONGEST_SILENCE: Final = 1.0
-_SILENCE_PER_START: Final = 0.5
-"""A refusal takes a part of the time that kubectl takes to start, also on a busy machine: 3 to 21 % were seen."""
+_SHORTEST_SILENCE: Final = 0.05
+_LONGEST_SILENCE: Final = 2.0
+_SILENCE_PER_START: Final = 1.5
+"""A refusal takes 3 to 21 % of the time that kubectl takes to start, and more on a machine that is busier by then."""
 _QUIET_SECONDS: Final = 10.0
 """A restart for the same reason as the last one is not reported again within this time."""
 REFUSED: Final = "the connection was refused, nothing listens there (yet)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -119,9 +120,13 @@ def test_signal_at_any_moment_leaves_no_workload(
 
     assert time.monotonic() - sent < 10, log
     assert code == 128 + signal.SIGTERM, log
-    assert kubectl("get", "deployments,replicasets,jobs,pods", "-n", namespace, "-o", "name") == "", log
-    assert _processes_of(tmp_path) == []
-    assert list((tmp_path / "tmp").iterdir()) == []
+    there = kubectl("get", "deployments,replicasets,jobs,pods", "-n", namespace, "-o", "name")
+    # A cleanup that had begun before the signal may have given them their own grace, which nobody can shorten: then
+    # they are named, and the watchdog stays with them.
+    named = moment == "cleanup" and any('"event": "object left"' in line for line in log)
+    assert there == "" or (named and set(there.split()) <= set(re.findall(r"pod/\S+", there))), log
+    assert named or _processes_of(tmp_path) == []
+    assert named or list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_deletions_begin_soon_after_the_signal(
