@@ -29,7 +29,7 @@ from runner.cluster.protocol import (
     render,
 )
 from runner.deadline import Deadline
-from runner.errors import Cancelled, CommandResult, RunnerError, StepFailed, TimedOut
+from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFailed, TimedOut
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -112,28 +112,33 @@ class _Work:
         """Where the API server's history stood when nothing was there: it tells who made what is there later."""
         self.made: set[Ref] = set()
         self.foreign: set[Ref] = set()
-        self.uids: dict[Ref, str] = {}
+        self.after: dict[Ref, Object] = {}
+        """What exists now."""
 
     def run(self) -> list[Applied]:
         while True:
-            items = [self._look(object_) for object_ in self.objects]
+            items = self._look_at_all()
             for item in items:
                 if item.live is None and item.ref not in self.open:
                     self.open[item.ref] = self.hand.intend(item.ref)
             try:
                 answer = self._execute(items)
                 self._disown(self._not_created(answer.stdout, items))
-            except (Cancelled, TimedOut):
+            except (Cancelled, TimedOut) as error:
                 self._leave_others(items)
-                raise  # its last request may still be on the way: the intents stay, and cleanup looks again
+                # Its last request may still be on the way: the intents stay, and cleanup looks again.
+                raise self.attempts.late(error) if isinstance(error, TimedOut) else error from None
             except StepFailed as error:
                 looked = self._can_look_back(items)  # some of the objects may have been made
                 self._give_up_or_wait(error, looked=looked)
                 continue
             self._look_back(items)
             self._close_intents()
-            self._warn_of_old_images(answer, items)
-            return [Applied(item.ref, self.uids.get(item.ref, ""), item.ref in self.made) for item in items]
+            self._warn_of_old_images(items)
+            return [Applied(item.ref, self._uid(item.ref), item.ref in self.made) for item in items]
+
+    def _uid(self, ref: Ref) -> str:
+        return self.after[ref]["metadata"]["uid"] if ref in self.after else ""
 
     def _execute(self, items: Sequence[_Item]) -> CommandResult:
         file = render((item.object for item in items), self.hand.folder)
@@ -152,6 +157,12 @@ class _Work:
             raise
 
     # -- looking ------------------------------------------------------------------------------------------------
+
+    def _look_at_all(self) -> list[_Item]:
+        try:
+            return [self._look(object_) for object_ in self.objects]
+        except Expired as error:
+            raise (self.attempts.late(error) if self.attempts.failed else error) from None
 
     def _look(self, original: Object) -> _Item:
         """What becomes of an object: one that is absent, or that this run made, carries the run's label."""
@@ -251,12 +262,10 @@ class _Work:
             names = ", ".join(str(item.ref) for item in found)
             self.hand.warn(f"{names}: made by somebody else in the meantime, so it is updated, and left at the end")
 
-    def _warn_of_old_images(self, answer: CommandResult, items: Sequence[_Item]) -> None:
-        """Pods are made anew when their template changes, not when the image behind a name does."""
-        lines = answer.stdout.splitlines() if self.cluster.images else []
-        for item, line in zip(items, lines, strict=False) if len(lines) == len(items) else ():
-            if item.live and (item.ref.kind == "Pod" or line.endswith((" unchanged", " serverside-applied"))):
-                stale.warn(self.cluster, item.ref, item.live, self.hand)
+    def _warn_of_old_images(self, items: Iterable[_Item]) -> None:
+        for item in items if self.cluster.images else ():
+            if item.live and item.ref in self.after:
+                stale.warn(self.cluster, item.ref, item.live, self.after[item.ref], self.hand)
 
     def _can_look_back(self, items: Sequence[_Item]) -> bool:
         """Look after a failure, whose words matter more than why nothing can be seen: then the intents stay, and
@@ -277,9 +286,9 @@ class _Work:
                 live = self.cluster.find(item.resource, item.ref.namespace, item.ref.name, deadline)
                 if live is None:
                     continue
-                self.uids[item.ref] = live["metadata"]["uid"]
+                self.after[item.ref] = live
                 if item.ref in self.open and ownership.run_of(live) == self.hand.run_id:
-                    self.hand.made(self.open.pop(item.ref), self.uids[item.ref])
+                    self.hand.made(self.open.pop(item.ref), self._uid(item.ref))
                     self.made.add(item.ref)
 
     def _close_intents(self) -> None:

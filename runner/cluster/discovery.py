@@ -84,6 +84,11 @@ def _builtin() -> Iterator[Resource]:
 BUILTIN: Final = tuple(_builtin())
 
 
+def builtin(word: str) -> Resource | None:
+    """The resource of every cluster that a person means by a word."""
+    return next((resource for resource in BUILTIN if _means(word.lower(), resource)), None)
+
+
 class Discovery:
     """The resources of one cluster."""
 
@@ -100,7 +105,7 @@ class Discovery:
                     return resource
         raise StepFailed(
             f"the cluster knows no kind {kind} in {api_version}",
-            hint=self._kind_hint(kind) or "apply its CustomResourceDefinition first",
+            hint=self._manifest_hint(api_version, kind),
             reason="NoKindMatch",
         )
 
@@ -169,12 +174,24 @@ class Discovery:
                         "list" in item.get("verbs", ("list",)),
                     )
 
+    def _manifest_hint(self, api_version: str, kind: str) -> str:
+        """A manifest has kinds as the API server has them, and no other words for them."""
+        versions = dict.fromkeys(item.group_version for item in self._known() if item.kind == kind)
+        if versions:
+            return f"write {' or '.join(f'`apiVersion: {version}`' for version in versions)}"
+        kinds = {item.kind.lower(): item for item in self._known()}
+        close = get_close_matches(kind.lower(), kinds, n=1, cutoff=0.6)
+        if not close:
+            return "apply its CustomResourceDefinition first"
+        meant = kinds[close[0]]
+        place = "" if meant.group_version == api_version else f" (`apiVersion: {meant.group_version}`)"
+        return f"did you mean {meant.kind}{place}?"
+
+    def _known(self) -> tuple[Resource, ...]:
+        return (*BUILTIN, *(self._served or ()))
+
     def _kind_hint(self, word: str) -> str:
-        names = {
-            name
-            for resource in (*BUILTIN, *(self._served or ()))
-            for name in (resource.kind, resource.plural, *resource.short)
-        }
+        names = {name for resource in self._known() for name in (resource.kind, resource.plural, *resource.short)}
         lowered = {name.lower(): name for name in names}
         close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
         return f"did you mean {lowered[close[0]]}?" if close else ""

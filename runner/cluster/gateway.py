@@ -35,6 +35,9 @@ _LINGER_SECONDS: Final = 0.2
 """So long after the answer the end of the question may come; who answers early does not want it."""
 
 
+_NO_ENDPOINTS: Final = "it has no endpoints that are ready"
+
+
 class Gateway:
     """The far end of a forward `via: proxy`; implements `protocol.FarEnd`. A Service spreads requests over its
     endpoints; of everything else the newest ready Pod is asked.
@@ -78,7 +81,11 @@ class Gateway:
                 place = self._follower.place(deadline, say)
         except Expired:
             message = f"port {place.ports[port]} of {place} does not answer: {why or 'no answer in time'}"
-            raise TimedOut(message, reason="timeout") from None
+            raise TimedOut(message, reason="timeout", hint=self._hint(place, why)) from None
+
+    def _hint(self, place: Place, why: str) -> str:
+        selector = f"--selector=kubernetes.io/service-name={place.name}"
+        return f"kubectl get endpointslices --namespace={self._namespace} {selector}" if why == _NO_ENDPOINTS else ""
 
     def _ask(self, place: Place, port: str, deadline: Deadline) -> str:
         """Why there is no answer yet; empty when there is one, whatever it says."""
@@ -99,7 +106,9 @@ class Gateway:
                 hint=f"ask for the permission `get {place.kind}s/proxy` (and `create` for POST, `update` for PUT)",
                 reason=str(status.get("reason")),
             )
-        return str(status.get("message") or "")
+        message = str(status.get("message") or "")
+        unserved = status.get("code") == HTTPStatus.NOT_FOUND or "no endpoints available" in message
+        return _NO_ENDPOINTS if unserved and place.kind == "service" else message
 
     def _pass_on(self, request: Request, port: str, client: socket.socket, reader: Reader, life: Deadline) -> bool:
         """Have a request answered; False when the connection ends with it."""

@@ -337,7 +337,7 @@ def _from_archive(
             hint="push the image to a registry that they reach, and name it by that registry in the manifest",
             reason="not_local",
         )
-    held = archive_images(archive)
+    held = _held(archive)
     if image and held and qualified(image) not in held:
         raise StepFailed(
             f"{archive} does not hold {qualified(image)}, the name that kubelet looks for",
@@ -357,6 +357,19 @@ def _from_archive(
     _verify(wanted, command, verdict, hand)
     known.update(wanted)
     return f"loaded by {str(command).replace(str(archive), archive.name)}"
+
+
+def _held(archive: Path) -> dict[str, str]:
+    import tarfile
+
+    exists = archive.is_file()
+    if not exists or not tarfile.is_tarfile(archive):
+        raise StepFailed(
+            f"{archive} is no archive of images" if exists else f"there is no file {archive}",
+            hint=f"write one with: podman save --output={archive.name} IMAGE (or docker save)",
+            reason="archive",
+        )
+    return archive_images(archive)
 
 
 def _verify(wanted: Mapping[str, str], command: Command, verdict: Verdict, hand: Hand) -> None:

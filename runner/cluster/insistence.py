@@ -32,10 +32,15 @@ class Insistence:
         self._last: Finding | None = None
         self._result: CommandResult | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether an attempt has failed."""
+        return self._last is not None
+
     def after(self, error: StepFailed) -> None:
         """Pause before the next attempt; or raise what the step fails by, when another attempt is of no use."""
         if isinstance(error, TimedOut):
-            raise self._timed_out(error) from None
+            raise self.late(error) from None
         result = error.result
         finding = kubectl_errors.classify(result.stderr) if result else None
         if result is None or finding is None:
@@ -65,9 +70,9 @@ class Insistence:
         try:
             self.pause()
         except TimedOut as error:
-            raise self._timed_out(error) from None
+            raise self.late(error) from None
 
-    def _timed_out(self, error: TimedOut) -> TimedOut:
+    def late(self, error: TimedOut) -> TimedOut:
         """The deadline's words with what stood in the way all the time, if anything did."""
         if self._last is None:
             silent = TimedOut(f"{error.message}: {_SILENT}", reason="timeout", hint=_WHO_IS_SILENT)

@@ -52,15 +52,52 @@ _WHO: Final = re.compile(
     r"(?:is forbidden|is invalid|already exists|not found)"
 )
 
+# Of one that the API server finds by its Service, the address is told.
+_WEBHOOK: Final = (
+    r'failed calling webhook "(?P<webhook>[^"]+)"(?:[^\n]*?https://(?P<service>[\w-]+)\.(?P<namespace>[\w-]+)\.svc)?'
+)
+_NO_ANSWER: Final = (
+    r"connection refused|connection reset|no endpoints available|deadline exceeded|i/o timeout|handshake timeout"
+    r"|Client\.Timeout|request canceled|no route to host|network is unreachable|no such host|host is down|\bEOF\b"
+)
+
 RULES: Final[Sequence[Rule]] = (
     # -- the cluster is on its way
     _rule(
+        "WebhookUntrusted",
+        "converging",  # its certificate may be made, and told to the API server, after it has started
+        rf"{_WEBHOOK}.*?x509: (?P<why>[^\n]+)",
+        "the API server does not trust the certificate of the admission webhook {webhook}: {why}",
+        "does the `caBundle` of its configuration belong to the certificate that it serves?"
+        " kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+        30.0,
+    ),
+    _rule(
+        "WebhookWithoutService",
+        "converging",  # it may be applied beside this
+        rf'{_WEBHOOK}.*?service "[^"]+" not found',
+        "the admission webhook {webhook} is to be served by service/{service} in namespace {namespace}, which does"
+        " not exist",
+        "apply that Service, or delete the configuration of the webhook:"
+        " kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+        10.0,
+    ),
+    _rule(
         "WebhookNotServing",
         "converging",
-        r'failed calling webhook "(?P<webhook>[^"]+)"(?:.*?https://(?P<service>[\w-]+)\.(?P<namespace>[\w-]+)\.svc)?',
+        rf"{_WEBHOOK}.*?(?:{_NO_ANSWER})",
         "the admission webhook {webhook} does not answer",
         "is what serves it ready? kubectl get endpointslices --namespace={namespace}"
         " --selector=kubernetes.io/service-name={service}",
+    ),
+    _rule(
+        "WebhookFails",
+        "converging",  # while it is rolled out it may answer as it likes
+        rf'{_WEBHOOK}(?:[^\n]*?": |: )(?:failed to call webhook: )?(?P<why>[^\n]+)',
+        "the admission webhook {webhook} gives no valid answer: {why}",
+        "see the logs of what serves it; its configuration says what that is:"
+        " kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -o yaml",
+        10.0,
     ),
     _rule(
         "NoDefaultServiceAccount",
@@ -187,8 +224,8 @@ RULES: Final[Sequence[Rule]] = (
     _rule(
         "UnknownField",
         "permanent",
-        r'unknown field "?(?P<field>[^"\s,)]+)"?',
-        "the manifest has a field that does not exist: {field}",
+        r'unknown field "?(?P<field>[^"\s,)]+)"?|(?P<place>\.[^\s:]+): field not declared in schema',
+        "the manifest has a field that does not exist: {field}{place}",
         "mind its spelling and its place; kubectl explain shows what there is",
     ),
     _rule(

@@ -161,7 +161,7 @@ class Observer:
     def _visit(
         self, resource: Resource, namespace: str, names: Sequence[str], refusal: ApiError, deadline: Deadline
     ) -> Iterator[list[Object]]:
-        """The one place that asks in a loop: to an account that may only get, nobody tells of a change."""
+        """To an account that may only get, nobody tells of a change: this asks in a loop."""
         last = None
         while True:
             try:
@@ -189,7 +189,14 @@ class Observer:
         path = resource.path(namespace)
         attempts = self.patience.attempts(f"watch {path}", deadline)
         while True:
-            answer = self.patiently("GET", _with_query(path, query), deadline)
+            try:
+                answer = self.patiently("GET", _with_query(path, query), deadline)
+            except ApiError as error:
+                if error.status != HTTPStatus.NOT_FOUND:
+                    raise
+                yield []  # its definition went, and all its objects with it; both may come again
+                deadline.pause(_VISIT_SECONDS)
+                continue
             objects = {item["metadata"]["uid"]: _completed(item, resource) for item in answer["items"]}
             yield list(objects.values())
             place = _Place(answer["metadata"]["resourceVersion"])
@@ -228,6 +235,9 @@ class Observer:
             except ApiError as error:
                 if error.status in _FORGOTTEN:
                     place.version = ""
+                if error.status == HTTPStatus.NOT_FOUND:
+                    place.version = ""  # a new list will tell
+                    return
                 attempts.failed(error)
 
 

@@ -316,6 +316,9 @@ def _complete_pod(pod: Object, around: Around) -> Verdict:
     phase = (pod.get("status") or {}).get("phase")
     if phase == "Succeeded":
         return DONE
+    if (pod.get("spec") or {}).get("restartPolicy") == "Always" and phase != "Failed":
+        trouble = Trouble("NeverCompletes", pod)
+        return Verdict("pending", trouble.sentence, (trouble,))
     if phase == "Running":
         return _pending(pod, "is Running")
     return _pod(pod, around)

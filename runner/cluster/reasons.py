@@ -109,6 +109,13 @@ REASONS: Final[Mapping[str, Reason]] = {
         "wait with `until: complete` for a Pod that is meant to end",
         _LOGS,
     ),
+    "NeverCompletes": Reason(
+        "the Pod's restartPolicy, with `until: complete`",
+        0,
+        "its containers are started again whenever they end (restartPolicy is Always), so it will not complete",
+        "give the Pod `restartPolicy: Never` or `OnFailure`, or make it a Job",
+        _LOGS,
+    ),
     "Unschedulable": Reason(
         "the Pod's condition PodScheduled",
         _ROOM,

@@ -9,9 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from runner.cluster import absent
 from runner.cluster.pods import troubles, why_not_ready
 from runner.cluster.protocol import Selection, selector_of
 from runner.cluster.reasons import REASONS
+from runner.cluster.workloads import resumption
 from runner.deadline import FOREVER, Deadline
 from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
 
@@ -24,6 +26,7 @@ _NO_PODS_SECONDS: Final = 10.0
 _ENDED_SECONDS: Final = 5.0
 """So long may all Pods of a Job have ended before it makes another one."""
 _LONGEST_PAUSE: Final = 5.0
+_TCP: Final = "TCP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +163,11 @@ def service(cluster: Kubectl, target: Selection, ports: Iterable[str]) -> Look:
     def look(deadline: Deadline) -> Iterator[Sight]:
         for found in cluster.watch(target, deadline):
             if not found:
-                yield _missing(cluster, target)
+                yield _missing(cluster, target, deadline)
                 continue
             meta = found[0]["metadata"]
             try:
+                _check_not_external(found[0])
                 numbers = {port: int(_service_port(found[0], port)["port"]) for port in ports}
             except StepFailed as problem:
                 yield Sight(problem=problem, patience=0)
@@ -192,7 +196,7 @@ def _route(
     for found in cluster.watch(target, deadline):
         owner = next((item for item in found if "deletionTimestamp" not in item["metadata"]), None)
         if owner is None:
-            yield _missing(cluster, target)
+            yield _missing(cluster, target, deadline)
             continue
         try:
             selection = Selection("pod", selector=_selector(owner), namespace=target.namespace)
@@ -206,7 +210,7 @@ def _look_at_pods(cluster: Kubectl, route: _Route, deadline: Deadline) -> Iterat
     """Until a target that had Pods has none that runs: its object may be another one by now."""
     last = ""
     for found in cluster.watch(route.pods, deadline):
-        sight = _sight(cluster, route, found, last)
+        sight = _sight(cluster, route, found, last, deadline)
         yield sight
         if sight.place:
             last = sight.place.uid
@@ -214,12 +218,12 @@ def _look_at_pods(cluster: Kubectl, route: _Route, deadline: Deadline) -> Iterat
             return
 
 
-def _sight(cluster: Kubectl, route: _Route, found: Iterable[Object], last: str) -> Sight:
+def _sight(cluster: Kubectl, route: _Route, found: Iterable[Object], last: str, deadline: Deadline) -> Sight:
     """Of several Pods the newest ready one, but the last one as long as it is as good."""
     found = list(found)
     running = [pod for pod in found if _runs(pod)]
     if not running:
-        return _none_runs(cluster, route, found)
+        return _none_runs(cluster, route, found, deadline)
     best = max(running, key=lambda pod: (_is_ready(pod), _uid(pod) == last, pod["metadata"]["creationTimestamp"]))
     unfit = {_uid(pod): _unfitness(pod, best) for pod in found}
     try:
@@ -238,15 +242,17 @@ def _unfitness(pod: Object, best: Object) -> str:
     return f"{_name(pod)} is not ready any more" if _is_ready(best) and not _is_ready(pod) else ""
 
 
-def _none_runs(cluster: Kubectl, route: _Route, found: list[Object]) -> Sight:
+def _none_runs(cluster: Kubectl, route: _Route, found: list[Object], deadline: Deadline) -> Sight:
     """What is in the way, and for how long: some of it passes, some never will."""
     staying = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
     unfit = {_uid(pod): _unfitness(pod, pod) for pod in found}
     if route.owner and (problem := _owner_problem(route)):
-        return Sight(problem=problem, patience=0, unfit=unfit)
+        # What is suspended is resumed by whoever queues it, maybe in a moment.
+        patience = _NO_PODS_SECONDS if resumption(route.owner) else 0
+        return Sight(problem=problem, patience=patience, unfit=unfit)
     if not staying:
         if not route.owner and route.target.names and not found:
-            return _missing(cluster, route.target)
+            return _missing(cluster, route.target, deadline)
         return Sight(problem=_no_pods(cluster, route, found), patience=_NO_PODS_SECONDS, unfit=unfit)
     newest = max(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
     problem, patience = _trouble(newest)
@@ -270,6 +276,8 @@ def _owner_problem(route: _Route) -> StepFailed | None:
         return StepFailed(
             f"{route.target} is scaled to 0, so it has no Pods", hint=f"kubectl scale {route.target} --replicas=1"
         )
+    if command := resumption(route.owner) if route.owner["kind"] == "Job" else "":
+        return StepFailed(f"{route.target} is suspended, so it has no Pods", hint=command, reason="NoPods")
     if route.owner["kind"] == "Job":
         for condition in status.get("conditions") or ():
             if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
@@ -291,14 +299,11 @@ def _no_pods(cluster: Kubectl, route: _Route, found: list[Object]) -> StepFailed
     return StepFailed(f"{what} the labels {route.pods.selector}", hint=hint, reason="NoPods")
 
 
-def _missing(cluster: Kubectl, target: Selection) -> Sight:
-    namespace = target.namespace or cluster.namespace
-    problem = StepFailed(
-        f"{target} does not exist in namespace {namespace}",
-        hint=f"kubectl get {target.kind} --namespace={namespace}",
-        reason="NotFound",
-    )
-    return Sight(problem=problem)
+def _missing(cluster: Kubectl, target: Selection, deadline: Deadline) -> Sight:
+    with deadline.child(absent.SECONDS) as briefly:
+        more, hint = absent.why(cluster, target, briefly)
+    place = more or f" in namespace {target.namespace or cluster.namespace}"
+    return Sight(problem=StepFailed(f"{target} does not exist{place}", hint=hint, reason="NotFound"))
 
 
 def _trouble(pod: Object) -> tuple[StepFailed | None, float]:
@@ -326,11 +331,23 @@ def _selector(owner: Object) -> str:
         if written:
             return ",".join(written)
     name = f"{owner['kind'].lower()}/{owner['metadata']['name']}"
+    _check_not_external(owner)
     raise StepFailed(
         f"{name} selects no Pods, so there is nothing to forward to",
         hint="`via: proxy` reaches its endpoints" if owner["kind"] == "Service" else "name a Pod or its workload",
         reason="NoSelector",
     )
+
+
+def _check_not_external(owner: Object) -> None:
+    spec = owner.get("spec") or {}
+    if spec.get("type") == "ExternalName":
+        raise StepFailed(
+            f"service/{owner['metadata']['name']} is but another name of {spec.get('externalName')}, outside of the"
+            " cluster: there is nothing to forward to",
+            hint="ask that host itself",
+            reason="NoSelector",
+        )
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -374,26 +391,44 @@ def _target_port(owner: Object, port: str) -> str:
 
 
 def _service_port(service: Object, port: str) -> Mapping[str, Any]:
+    """The port of a Service with this number or name; one number may be there twice, for TCP and for UDP."""
     ports: list[Mapping[str, Any]] = (service.get("spec") or {}).get("ports") or []
-    for item in ports:
-        if port in (str(item["port"]), item.get("name")):
+    meant = [item for item in ports if port in (str(item["port"]), item.get("name"))]
+    for item in meant:
+        if _protocol(item) == _TCP:
             return item
+    name = f"service/{service['metadata']['name']}"
+    if meant:
+        raise _not_forwarded(name, port, meant[0])
     known = _list(_with_name(item["port"], item) for item in ports)
-    raise StepFailed(
-        f"service/{service['metadata']['name']} has no port {port}",
-        hint=f"its ports: {known or 'none'}",
-        reason="NoPort",
-    )
+    raise StepFailed(f"{name} has no port {port}", hint=f"its ports: {known or 'none'}", reason="NoPort")
 
 
 def _port_number(pod: Object, port: str) -> int:
     if port.isdigit():
         return int(port)
-    named = {item["name"]: int(item["containerPort"]) for item in _container_ports(pod) if item.get("name")}
-    if port in named:
-        return named[port]
-    raise StepFailed(
-        f"{_name(pod)} has no port named {port}", hint=f"its named ports: {_list(named) or 'none'}", reason="NoPort"
+    named = [item for item in _container_ports(pod) if item.get("name")]
+    meant = next((item for item in named if item["name"] == port), None)
+    if meant is None:
+        known = _list(item["name"] for item in named)
+        raise StepFailed(
+            f"{_name(pod)} has no port named {port}", hint=f"its named ports: {known or 'none'}", reason="NoPort"
+        )
+    if _protocol(meant) != _TCP:
+        raise _not_forwarded(_name(pod), port, meant)
+    return int(meant["containerPort"])
+
+
+def _protocol(port: Mapping[str, Any]) -> str:
+    return str(port.get("protocol") or _TCP)
+
+
+def _not_forwarded(name: str, port: str, item: Mapping[str, Any]) -> StepFailed:
+    protocol = _protocol(item)
+    return StepFailed(
+        f"the port {port} of {name} is {protocol}, which cannot be forwarded: only {_TCP} can",
+        hint=f"ask it from inside of the cluster, or name a {_TCP} port",
+        reason="NoPort",
     )
 
 
@@ -402,7 +437,8 @@ def _declared(pod: Object) -> str:
 
 
 def _with_name(number: int, port: Mapping[str, Any]) -> str:
-    return f"{number} ({port['name']})" if port.get("name") else str(number)
+    words = [word for word in (port.get("name"), _protocol(port).replace(_TCP, "")) if word]
+    return f"{number} ({', '.join(words)})" if words else str(number)
 
 
 def _container_ports(pod: Object) -> Iterator[Mapping[str, Any]]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from runner.cluster import stuck
+from runner.cluster import absent, stuck
 from runner.cluster.diagnosis import text as diagnosis_text
 from runner.cluster.protocol import Selection, kind_word
 from runner.cluster.readiness import DONE, Around, Verdict, judge, obstacles
 from runner.cluster.reasons import REASONS, Trouble, name_of
 from runner.cluster.vigil import Vigil
-from runner.cluster.workloads import pods_of, slices_of
+from runner.cluster.workloads import pods_of, resumption, slices_of
 from runner.deadline import Deadline
 from runner.errors import RunnerError, StepFailed, TimedOut
 
@@ -308,8 +306,13 @@ class _Wait:
         message = f"timed out after {self._hand.deadline.seconds or 0:g} s: {self._summary(items)}"
         if silent := self._cluster.trouble():
             return TimedOut(f"{message}: {silent.message}", reason="timeout", hint=silent.hint)
-        hint = self._describe(objects[0]) if objects else self._similar(pending)
-        error = TimedOut(message, reason="timeout", hint=hint)
+        if objects:
+            more, hint = "", self._describe(objects[0])
+        else:
+            selection = next((item.selection for item in pending), self._selections[0])
+            with Deadline(absent.SECONDS) as deadline:  # the step's is over
+                more, hint = absent.why(self._cluster, selection, deadline)
+        error = TimedOut(message + more, reason="timeout", hint=hint)
         return self._explained(error, objects, trouble)
 
     def _describe(self, item: Object) -> str:
@@ -317,22 +320,11 @@ class _Wait:
         meta = item["metadata"]
         if meta.get("deletionTimestamp"):
             return stuck.why(item["kind"], item)[1]
+        if command := resumption(item):
+            return command
         namespace = meta.get("namespace") or ""
         one = Selection(kind_word(item), (meta["name"],), namespace=namespace)
         return str(self._cluster.dialect.describe(one))
-
-    def _similar(self, absent: Sequence[_Item]) -> str:
-        """What exists instead of the first thing that does not: the name may be misspelt."""
-        selection = next((item.selection for item in absent), self._selections[0])
-        all_ = Selection(selection.kind, namespace=selection.namespace)
-        with Deadline(3) as deadline, suppress(RunnerError):
-            names = [ref.name for ref in self._cluster.expand(all_, deadline)]
-            wanted = [name for name in selection.names if name not in names]
-            close = get_close_matches(wanted[0], names, n=1) if wanted else []
-            if close:
-                return f"did you mean {selection.kind}/{close[0]}?"
-            return f"there is: {', '.join(names[:5])}" if names else f"there is no {selection.kind} at all"
-        return ""
 
     def _explained(self, error: StepFailed, objects: Sequence[Object], trouble: Trouble | None) -> StepFailed:
         """The error, with what the cluster knows about the objects."""

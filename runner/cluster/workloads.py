@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job"})
 _OVER: Final = ("Succeeded", "Failed")
+_GO_ON: Final = '{"spec":{"suspend":false}}'
 
 
 def pods_of(owner: Object) -> Selection | None:
@@ -33,6 +34,17 @@ def slices_of(owner: Object) -> Selection | None:
         return None
     label = f"kubernetes.io/service-name={meta['name']}"
     return Selection("endpointslice", selector=label, namespace=meta.get("namespace", ""))
+
+
+def resumption(owner: Object) -> str:
+    """What to type so that a controller goes on with an object of which it was told to make no more Pods."""
+    meta, spec = owner["metadata"], owner.get("spec") or {}
+    place = f" --namespace={meta['namespace']}" if meta.get("namespace") else ""
+    if owner.get("kind") == "Deployment" and spec.get("paused"):
+        return f"kubectl rollout resume deployment/{meta['name']}{place}"
+    if owner.get("kind") == "Job" and spec.get("suspend"):
+        return f"kubectl patch job/{meta['name']}{place} --type=merge --patch='{_GO_ON}'"
+    return ""
 
 
 def newest(owner: Object, pods: Sequence[Object]) -> list[Object]:

@@ -78,6 +78,8 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         yield from manifests.faults(file, files, "file", deleting=True)
     elif isinstance(target, str) and kind.is_file(target):
         yield from manifests.faults(target, files, "target", deleting=True)
+    elif isinstance(target, str) and target.endswith("/"):
+        yield Fault(("target",), f"{target} is a folder", f"write `delete: {{file: {target}}}` for the files in it")
     elif target is not None:
         yield from kind.target_faults(target, ("target",))
         yield from _not_allowed(target, files)

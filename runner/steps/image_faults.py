@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.document import loads_objects, read_objects
 from runner.expressions import has_expression
-from runner.steps import manifests
+from runner.steps import kustomize, manifests
 from runner.steps.kind import Fault, Files
 
 if TYPE_CHECKING:
@@ -48,15 +49,23 @@ def pulled(data: Mapping[str, Any], files: Files) -> Iterator[Fault]:
     if not built:
         return
     images = _images(data)
-    for key, file, document in _documents(data, files):
-        for way, container in references.places(document.data):
-            name, rest = references.split(container["image"])
-            image = references.replaced(str(images[name]), rest) if name in images else container["image"]
-            why = references.pulls(image, container.get("imagePullPolicy"))
-            if why and references.qualified(image) in built:
-                line = document.positions[(*way, "image")].line
-                message = f"{file}:{line}: {image} is built here, but kubelet asks a registry for it: {why}"
-                yield Fault((key,), message, "write `imagePullPolicy: IfNotPresent` beside it", "warning")
+    for found in _found(data, files):
+        name, rest = references.split(found.image)
+        image = references.replaced(str(images[name]), rest) if name in images else found.image
+        why = references.pulls(image, found.policy)
+        if why and references.qualified(image) in built:
+            message = f"{found.place}{image} is built here, but kubelet asks a registry for it: {why}"
+            yield Fault(found.path, message, "write `imagePullPolicy: IfNotPresent` beside it", "warning")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A container of a manifest: the way to it in the step, and in the file that the step names (`web.yaml:4: `)."""
+
+    path: tuple[str | int, ...]
+    place: str
+    image: str
+    policy: Any
 
 
 def _images(data: Mapping[str, Any]) -> Mapping[str, str]:
@@ -64,15 +73,40 @@ def _images(data: Mapping[str, Any]) -> Mapping[str, str]:
     return images if isinstance(images, Mapping) else {}
 
 
-def _documents(data: Mapping[str, Any], files: Files) -> Iterator[tuple[str, str, Document]]:
-    """(the key, the file, the document) of all manifests that can be read now."""
+def _found(data: Mapping[str, Any], files: Files) -> Iterator[_Found]:
+    """The containers of all manifests that can be read now."""
     listed = data.get("file")
     for name in listed if isinstance(listed, list) else [listed]:
         if not isinstance(name, str) or has_expression(name) or manifests.is_remote(name) or name in files.made:
             continue
         for path in manifests.paths(name, files.folder):
             shown = os.path.relpath(path, files.folder)
-            yield from (("file", shown, document) for document in read_objects(path, shown))
-    text = data.get("manifest")
-    if isinstance(text, str) and not has_expression(text):
-        yield from (("manifest", manifests.INLINE, document) for document in loads_objects(text, manifests.INLINE))
+            yield from _of_documents("file", shown, read_objects(path, shown))
+    written = data.get("manifest")
+    if not isinstance(written, str):
+        yield from (
+            _Found(("manifest", *way, "image"), "", container["image"], container.get("imagePullPolicy"))
+            for way, container in _places(written)
+            if not has_expression(container["image"])
+        )
+    elif not has_expression(written):
+        yield from _of_documents("manifest", manifests.INLINE, loads_objects(written, manifests.INLINE))
+    folder = data.get("kustomize")
+    if isinstance(folder, str) and not has_expression(folder) and folder not in files.made:
+        for document in kustomize.plain_objects(files.folder / folder, files.folder):
+            yield from _of_documents("kustomize", document.file, [document])
+
+
+def _of_documents(key: str, file: str, documents: Iterable[Document]) -> Iterator[_Found]:
+    for document in documents:
+        for way, container in _places(document.data):
+            place = f"{file}:{document.positions[(*way, 'image')].line}: "
+            yield _Found((key,), place, container["image"], container.get("imagePullPolicy"))
+
+
+def _places(data: Any) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    from runner.cluster import references
+
+    for index, item in enumerate(data) if isinstance(data, list) else [(-1, data)]:
+        if isinstance(item, Mapping):
+            yield from (((() if index < 0 else (index,)) + way, found) for way, found in references.places(dict(item)))

@@ -33,6 +33,13 @@ _CONTENT = frozenset(
         *("fieldSpecs", "valuesInline"),
     }
 )
+# With these alone, containers stay as the resources have them.
+_PLAIN = frozenset(
+    {
+        *("apiVersion", "kind", "metadata", "resources", "namespace", "namePrefix", "nameSuffix", "labels"),
+        *("commonLabels", "commonAnnotations", "configMapGenerator", "secretGenerator", "generatorOptions"),
+    }
+)
 # What kustomize fetches by itself: URLs, and repositories in the ways in which git is told about them.
 _REMOTE = re.compile(r"^(?:[a-z+]+::)|://|^[\w.-]+@[\w.-]+:|^(?:[\w-]+\.)+(?:com|org|net|io|dev)[/:]|[?&]ref=")
 # A path that may be that of a folder, as kustomize sees it.
@@ -106,6 +113,36 @@ def _content_faults(
             yield from () if remote else _plugin_faults(path, files, place)
         elif os.path.relpath(path, files.folder) not in files.made:
             yield Fault(place, f"{name}:{line}: there is no file {source}")
+
+
+def plain_objects(folder: Path, base: Path) -> Iterator[Document]:
+    """The documents that a kustomization has as resources; none when it would change their containers, which only
+    kustomize itself can do. Paths are shown as seen from `base`.
+    """
+    try:
+        yield from _plain_objects(folder, base, set())
+    except (_Changed, InvalidWorkflow, OSError):
+        return
+
+
+class _Changed(Exception):
+    """A kustomization does more than to collect, to name and to label."""
+
+
+def _plain_objects(folder: Path, base: Path, seen: set[Path]) -> list[Document]:
+    file = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    if file is None or file.resolve() in seen:
+        raise _Changed
+    seen.add(file.resolve())
+    found: list[Document] = []
+    for document in read_objects(file, str(file)):
+        if not isinstance(document.data, dict) or not _PLAIN.issuperset(document.data):
+            raise _Changed
+        for name in document.data.get("resources") or ():
+            path = folder / str(name)
+            shown = os.path.relpath(path, base)
+            found += _plain_objects(path, base, seen) if path.is_dir() else read_objects(path, shown)
+    return found
 
 
 def _is_remote(source: str, path: Path) -> bool:

@@ -30,7 +30,9 @@ _ADVICE = "a manifest has apiVersion, kind and metadata.name"
 
 
 def paths(names: str | Sequence[str], folder: Path) -> list[Path]:
-    """The files that names mean: a file, a folder (its manifests, sorted), or a glob. Missing ones are kept."""
+    """The files that names mean, each once: a file, a folder (its manifests, sorted), or a glob. Missing ones are
+    kept.
+    """
     found: list[Path] = []
     for name in (names,) if isinstance(names, str) else names:
         path = folder / name
@@ -40,7 +42,7 @@ def paths(names: str | Sequence[str], folder: Path) -> list[Path]:
             found += sorted(match for match in path.iterdir() if match.suffix in SUFFIXES) or [path]
         else:
             found.append(path)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def inside(names: str | Sequence[str], scene: Scene) -> list[Path]:
@@ -197,7 +199,7 @@ def not_an_object(data: Any) -> str:
     if (data["apiVersion"], data["kind"]) == ("v1", "List"):
         return "List has no items"
     meta = data.get("metadata")
-    if not isinstance(meta, Mapping) or not (meta.get("name") or meta.get("generateName")):
+    if not isinstance(meta, Mapping) or all(meta.get(key) in (None, "") for key in ("name", "generateName")):
         return f"this {data['kind']} has no metadata.name"
     return next(_metadata_flaws(meta), "")
 
@@ -209,7 +211,7 @@ def is_list(data: Mapping[str, Any]) -> bool:
 
 def _metadata_flaws(meta: Mapping[str, Any]) -> Iterator[str]:
     for key, rule in (("name", wrong_name), ("generateName", wrong_name), ("namespace", wrong_namespace)):
-        value = meta.get(key) or ""
+        value = "" if meta.get(key) is None else meta[key]
         if not isinstance(value, str):
             yield f"metadata.{key} is not a text: put it in quotes"
         elif value and (wrong := rule(value)):

@@ -85,6 +85,10 @@ OUTPUTS: Final = {
 }
 
 
+_ENDING: Final = ("Job", "Pod")
+_ENDING_WORDS: Final = " and ".join(_ENDING)
+
+
 class Args(kind.Args, frozen=True):
     """What to wait for."""
 
@@ -133,6 +137,8 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         yield Fault(("target",), f"`wait` takes objects, not the file {target}", "write kind/name, as in pod/pythonapp")
     else:
         yield from kind.target_faults(target, ("target",))
+    if data.get("until") == "complete":
+        yield from _endless(target)
     named = (
         0 if isinstance(target, Mapping) and "name" not in target else len(target) if isinstance(target, list) else 1
     )
@@ -141,6 +147,20 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         yield Fault(
             ("count",), f"`count: {count}` cannot be reached with {named} named", "name more, or use a selector"
         )
+
+
+def _endless(target: Any) -> Iterable[Fault]:
+    """Kinds of Kubernetes that have no end of their own; a custom resource may say that it is complete."""
+    from runner.cluster.discovery import builtin
+
+    for index, item in enumerate(target) if isinstance(target, list) else [(-1, target)]:
+        word = str(item.get("kind", "") if isinstance(item, Mapping) else item).partition("/")[0]
+        found = builtin(word)
+        if found and found.kind not in _ENDING:
+            message = f"a {found.kind} does not become complete: of the kinds of Kubernetes only {_ENDING_WORDS} do"
+            yield Fault(
+                ("target",) if index < 0 else ("target", index), message, "leave `until` out to wait until ready"
+            )
 
 
 def _tolerate_faults(tolerate: Any) -> Iterable[Fault]:

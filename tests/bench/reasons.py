@@ -52,7 +52,8 @@ class Case:
 
     The last of the `objects` is waited for; the others are there before. `cause` does what makes the trouble, when it
     is not the object itself. `path` is what else must be watched. `also` is the name of the same trouble in turns.
-    `condition` is what kubectl waits for, when it is not what the plan says.
+    `until` is what our wait waits for, when it is not readiness, and `condition` what kubectl waits for, when it is not
+    what the plan says.
     """
 
     reason: str
@@ -63,6 +64,7 @@ class Case:
     path: str = ""
     also: str = ""
     condition: str = ""
+    until: str = "ready"
 
     @property
     def name(self) -> str:
@@ -215,6 +217,14 @@ CASES = (
     ),
     Case("PodFailed", "pod", '"exitCode":3', [_pod("fails", _python(_CRASH), restartPolicy="Never")]),
     Case("PodSucceeded", "pod", '"phase":"Succeeded"', [_pod("ends", _python("pass"), restartPolicy="Never")]),
+    Case(
+        "NeverCompletes",
+        "pod",
+        '"type":"ADDED"',
+        [_pod("endless", _python(_SLEEP))],
+        until="complete",
+        condition="jsonpath={.status.phase}=Succeeded",
+    ),
     Case("Unschedulable", "pod", '"Unschedulable"', [_pod("big", {"resources": {"requests": {"cpu": "1000"}}})]),
     Case(
         "FailedMount",
@@ -491,7 +501,8 @@ def _begin(case: Case, watcher: _Watcher, folder: Path, children: ExitStack, *, 
     """Start our wait, and when it waits, make the object, start kubectl's, and see to the cause."""
     place = folder / f"{case.kind}-{case.name}"
     place.mkdir(exist_ok=True)
-    (place / "wait.yaml").write_text(json.dumps({"steps": [{"wait": f"{case.kind}/{case.name}"}]}))
+    wait = {"target": f"{case.kind}/{case.name}", "until": case.until}
+    (place / "wait.yaml").write_text(json.dumps({"steps": [{"wait": wait}]}))
     for item in case.objects[:-1]:
         _apply_or_delete("apply", [item])
         if item["kind"] == "CustomResourceDefinition":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 pytestmark = pytest.mark.e2e
 
@@ -135,6 +137,7 @@ webhooks:
     kubectl("delete", "validatingwebhookconfiguration", namespace, "--ignore-not-found")
 
 
+SLEEP = "[python3, -c, import time; time.sleep(600)]"
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: late}\n"
 
 
@@ -157,6 +160,83 @@ def test_webhook_that_does_not_serve_yet(flow: Flow, webhook: str, kubectl: Kube
     code, report = flow("steps: [{apply: map.yaml}]")
     timer.join()
     assert (code, retried(report)) == (0, {"WebhookNotServing"})
+
+
+HOOK = """\
+import http.server, ssl
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(404 if self.path.startswith("/nothing") else 200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+server = http.server.ThreadingHTTPServer(("", 443), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/tls/hook.pem")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+def test_webhook_that_answers_wrongly(
+    flow: Flow, webhook: str, kubectl: Kubectl, tmp_path: Path, app_image: str
+) -> None:
+    """An untrusted certificate, no answer for this path, one that is none, no Service: each has its own sentence."""
+    authority = trustme.CA()
+    authority.issue_cert(f"hook.{webhook}.svc").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "hook.pem"))
+    kubectl("create", "secret", "generic", "tls", "-n", webhook, f"--from-file={tmp_path}/hook.pem")
+    (tmp_path / "hook.yaml").write_text(f"""\
+apiVersion: v1
+kind: Pod
+metadata: {{name: hook, labels: {{app: nobody}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes: [{{name: tls, secret: {{secretName: tls}}}}]
+  containers:
+  - name: app
+    image: {app_image}
+    imagePullPolicy: Never
+    command: [python3, -c, {json.dumps(HOOK)}]
+    readinessProbe: {{tcpSocket: {{port: 443}}, periodSeconds: 1}}
+    volumeMounts: [{{name: tls, mountPath: /tls}}]
+""")
+    kubectl("apply", "-n", webhook, "-f", str(tmp_path / "hook.yaml"))
+    kubectl("wait", "pod/hook", "-n", webhook, "--for=condition=Ready")
+    (tmp_path / "map.yaml").write_text(MAP)
+    bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
+
+    def applied(words: str, **config: Any) -> dict[str, Any]:
+        patch = json.dumps({"webhooks": [{"name": "check.example.test", "clientConfig": config}]})
+        kubectl("patch", "validatingwebhookconfiguration", webhook, f"--patch={patch}")
+        for _ in range(100):  # until the API server asks it in this way
+            if words in _stderr(kubectl, "create", "configmap", "probe", "-n", webhook):
+                break
+        code, report = flow("steps: [{apply: map.yaml, timeout: 2s}]")
+        assert code == 1
+        return failure(report)
+
+    untrusted = applied("x509")
+    nothing = applied("could not find", caBundle=bundle, service={"path": "/nothing"})
+    none = applied("response was absent", service={"path": "/none"})
+    kubectl("delete", "service", "hook", "-n", webhook)
+    missing = applied('"hook" not found')
+
+    whys = (untrusted, nothing, none, missing)
+    hook = "the admission webhook check.example.test"
+    assert [why["reason"] for why in whys] == [
+        "WebhookUntrusted",
+        "WebhookFails",
+        "WebhookFails",
+        "WebhookWithoutService",
+    ]
+    assert [why["message"].removeprefix("timed out after 2 s: ").partition(" (")[0] for why in whys] == [
+        f"the API server does not trust the certificate of {hook}: certificate signed by unknown authority",
+        f"{hook} gives no valid answer: the server could not find the requested resource",
+        f"{hook} gives no valid answer: received invalid webhook response: webhook response was absent",
+        f"{hook} is to be served by service/hook in namespace {webhook}, which does not exist",
+    ]
 
 
 def _stderr(kubectl: Kubectl, *arguments: str) -> str:
@@ -390,7 +470,9 @@ subjects: [{kind: ServiceAccount, name: default}]
 def test_changed_image_under_the_same_name(
     flow: Flow, tmp_path: Path, namespace: str, kubectl: Kubectl, app_image: str
 ) -> None:
-    """It reaches the node; what still runs the older one is named, with what to type. An unchanged one is not sent."""
+    """It reaches the node; what still runs the older one is named, with what to type, also when the apply changed
+    something else, and in a sidecar alone. An unchanged one is not sent.
+    """
     image = f"{app_image}-{namespace}"
     (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM $BASE\nCOPY note /note\n")
     (tmp_path / "note").write_text("one")
@@ -406,21 +488,38 @@ spec:
       terminationGracePeriodSeconds: 0
       containers: [{{name: app, image: {image}, imagePullPolicy: Never, command: [python3, -m, http.server]}}]
 """)
+    plain = (tmp_path / "web.yaml").read_text()
+    (tmp_path / "scaled.yaml").write_text(plain.replace("spec:\n", "spec:\n  replicas: 2\n", 1))
+    (tmp_path / "pod.yaml").write_text(f"""\
+apiVersion: v1
+kind: Pod
+metadata: {{name: side}}
+spec:
+  terminationGracePeriodSeconds: 0
+  initContainers: [{{name: log, image: {image}, imagePullPolicy: Never, restartPolicy: Always, command: {SLEEP}}}]
+  containers: [{{name: app, image: {app_image}, imagePullPolicy: Never, command: {SLEEP}}}]
+""")
     steps = f"""
         inputs: {{base: {{env: BASE_IMAGE, default: docker.io/library/python:3-alpine}}}}
         steps:
           - build: {{image: {image}, args: {{BASE: "${{{{ inputs.base }}}}"}}}}
-          - apply: {{file: web.yaml, wait: true}}
+          - apply: {{file: [web.yaml, pod.yaml], wait: true}}
           - run: printf two >note
           - build: {{image: {image}, args: {{BASE: "${{{{ inputs.base }}}}"}}}}
           - build: {{image: {image}, args: {{BASE: "${{{{ inputs.base }}}}"}}}}
-          - apply: web.yaml
+          - apply: {{file: [web.yaml, pod.yaml]}}
+          - apply: scaled.yaml
         """
     code, report = flow(steps)
 
     assert code == 0, (report["problems"], report["log"])
     notes = [line for line in report["log"].splitlines() if " note " in line]
     assert ["loaded by" in note for note in notes] == [True, True, False]
-    (warning,) = [line for line in report["log"].splitlines() if " warning " in line]
-    assert f"still runs the {image} of before: deployment/web did not change" in warning
+    warnings = [line for line in report["log"].splitlines() if " warning " in line]
+    old = f"still runs the {image} of before: "
+    for warning, what in zip(
+        warnings, ("the Pod template of deployment/web", "pod/side", "the Pod template of deployment/web"), strict=True
+    ):
+        assert f"{old}{what} did not change" in warning
+    assert warnings[0].count("pod/web-") == warnings[2].count("pod/web-") == 1
     assert "kubectl rollout restart deployment/web" in report["log"]

@@ -224,3 +224,48 @@ def test_with_few_permissions(files: Files, namespace: str, kubectl: Kubectl, tm
     assert [step["failure"]["reason"] for step in workflow["steps"]] == ["timeout"], log
     assert "deployment/web: its Pods cannot be seen, so the wait may take all of its time in vain: pods: pods" in log
     assert f"kubectl auth can-i --list --namespace={namespace}" in log
+
+
+def test_definition_that_goes(files: Files, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """Its objects go with it: who waits for their end has it, who waits for them to be ready has lost them."""
+    group = f"{namespace}.example.test"
+    try:
+        (tmp_path / "definition.yaml").write_text(definition("gizmos", group, "Gizmo"))
+        (tmp_path / "one.yaml").write_text(f"apiVersion: {group}/v1\nkind: Gizmo\nmetadata: {{name: one}}\n")
+        kubectl("apply", "-f", str(tmp_path / "definition.yaml"))
+        kubectl("wait", f"crd/gizmos.{group}", "--for=condition=Established")
+        kubectl("apply", "-n", namespace, "-f", str(tmp_path / "one.yaml"))
+        with ExitStack() as runs:
+            steps = f"- wait: {{target: gizmos.{group}/one, until: UNTIL}}\n  timeout: 30s\n"
+            gone, ready = (
+                runs.enter_context(files.run(until, steps.replace("UNTIL", until))) for until in ("deleted", "ready")
+            )
+            await_log(gone, "gizmo/one still exists")
+            await_log(ready, "has no status yet")
+            kubectl("delete", "crd", f"gizmos.{group}")
+            (gone_flow, _), (ready_flow, _) = map(report, (gone, ready))
+    finally:
+        kubectl("delete", "crd", f"gizmos.{group}", "--ignore-not-found")
+
+    assert gone_flow["status"] == "success"
+    assert ready_flow["steps"][0]["failure"]["reason"] == "Deleted"
+
+
+def test_namespace_that_is_not_there(files: Files, namespace: str) -> None:
+    """Whoever waits or forwards in it is told so at the end."""
+    steps = f"""\
+- wait: {{target: {{kind: pod, name: web, namespace: {namespace}-none}}}}
+  timeout: 1s
+  continue_on_error: true
+- forward: {{target: {{kind: pod, name: web, namespace: {namespace}-none}}, ports: ":80"}}
+  timeout: 1s
+"""
+    with files.run("none", steps) as run:
+        flow, _ = report(run)
+
+    failures = [step["failure"] for step in flow["steps"]]
+    assert [failure["message"] for failure in failures] == [
+        f"timed out after 1 s: pod/web does not exist yet, nor does the namespace {namespace}-none",
+        f"pod/web does not exist, nor does the namespace {namespace}-none, also not within 1 s",
+    ]
+    assert all(failure["hint"].startswith(f"kubectl create namespace {namespace}-none; or") for failure in failures)

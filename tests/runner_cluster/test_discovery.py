@@ -93,11 +93,23 @@ def test_unknown_word(api: FakeApi, cluster: Kubectl, word: str, message: str, h
     assert (caught.value.message, caught.value.hint, caught.value.reason) == (message, hint, "NoKindMatch")
 
 
-def test_unknown_kind_of_a_manifest(cluster: Kubectl) -> None:
+@pytest.mark.parametrize(
+    ("version", "kind", "hint"),
+    [
+        ("example.test/v1", "Gadget", "apply its CustomResourceDefinition first"),
+        ("v1", "Pdo", "did you mean Pod?"),
+        ("v1", "Deploymnet", "did you mean Deployment (`apiVersion: apps/v1`)?"),
+        ("v1", "pod", "did you mean Pod?"),
+        ("v1", "Deployment", "write `apiVersion: apps/v1`"),
+        ("app/v1", "Deployment", "write `apiVersion: apps/v1`"),
+    ],
+)
+def test_unknown_kind_of_a_manifest(cluster: Kubectl, version: str, kind: str, hint: str) -> None:
+    """A manifest has a kind in a version; the other words that kubectl takes do not count there."""
     with pytest.raises(StepFailed) as caught:
-        cluster.discovery.of_manifest("example.test/v1", "Gadget", Deadline(5))
-    assert caught.value.message == "the cluster knows no kind Gadget in example.test/v1"
-    assert caught.value.hint == "apply its CustomResourceDefinition first"
+        cluster.discovery.of_manifest(version, kind, Deadline(5))
+    assert caught.value.message == f"the cluster knows no kind {kind} in {version}"
+    assert caught.value.hint == hint
 
 
 def test_servers_without_aggregated_discovery(api: FakeApi, cluster: Kubectl, monkeypatch: pytest.MonkeyPatch) -> None:

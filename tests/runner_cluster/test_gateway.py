@@ -324,7 +324,7 @@ def test_ready_means_that_the_target_answers(api: FakeApi, hand: FakeHand) -> No
 def test_what_is_missing_is_said(api: FakeApi, hand: FakeHand) -> None:
     """No permission at once, no endpoints at the deadline, no target as soon as that is known."""
     message = 'services "web:80" is forbidden: User "ci" cannot get resource "services/proxy"'
-    api.serve = [status(403, message), status(503, "no endpoints available")]
+    api.serve = [status(403, message), status(503, 'no endpoints available for service "web"')]
     with gateway(lambda _: api.path) as far:
         with pytest.raises(StepFailed) as caught:
             far.await_answer(["http"], hand)
@@ -332,8 +332,10 @@ def test_what_is_missing_is_said(api: FakeApi, hand: FakeHand) -> None:
         assert caught.value.hint.startswith("ask for the permission `get services/proxy`")
 
         hand.deadline = Deadline(0.3)
-        with pytest.raises(TimedOut, match="port 80 of service/web does not answer: no endpoints available"):
+        with pytest.raises(TimedOut) as late:
             far.await_answer(["http"], hand)
+        assert late.value.message == "port 80 of service/web does not answer: it has no endpoints that are ready"
+        assert late.value.hint.endswith("--selector=kubernetes.io/service-name=web")
 
     def nowhere(deadline: Deadline) -> Iterator[Sight]:
         yield Sight(problem=StepFailed("service/web has no port 81"), patience=0)

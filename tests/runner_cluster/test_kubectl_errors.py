@@ -63,8 +63,21 @@ CONVERGING = [
             f"Error from server (InternalError): {WEBHOOK}{ADDRESS}tls: failed to verify certificate: x509: certificate "
             "signed by unknown authority"
         ),
-        "WebhookNotServing",
-        "the admission webhook check.example.test does not answer",
+        "WebhookUntrusted",
+        (
+            "the API server does not trust the certificate of the admission webhook check.example.test: certificate "
+            "signed by unknown authority"
+        ),
+    ),
+    (
+        f'Error from server (InternalError): {WEBHOOK}{ADDRESS}service "hook" not found',
+        "WebhookWithoutService",
+        "the admission webhook check.example.test is to be served by service/hook in namespace web, which does not exist",
+    ),
+    (
+        f"Error from server (InternalError): {WEBHOOK}{ADDRESS}the server could not find the requested resource",
+        "WebhookFails",
+        "the admission webhook check.example.test gives no valid answer: the server could not find the requested resource",
     ),
     (
         f"Error from server (InternalError): {WEBHOOK}{ADDRESS}context deadline exceeded",
@@ -267,6 +280,14 @@ PERMANENT = [
         "Error from server (BadRequest): the server rejected our request for an unknown reason",
         "BadRequest",
         "the API server does not understand the request: the server rejected our request for an unknown reason",
+    ),
+    (
+        (
+            "Error from server: failed to create typed patch object (web/web; apps/v1, Kind=Deployment): .spec.replcas: "
+            "field not declared in schema"
+        ),
+        "UnknownField",
+        "the manifest has a field that does not exist: .spec.replcas",
     ),
 ]
 

@@ -237,6 +237,21 @@ def test_forbidden_watch_fails_at_once(api: FakeApi, follow: Callable[..., Follo
     assert api.asked(WATCH) == 1
 
 
+def test_definition_that_goes_takes_its_objects_along(
+    api: FakeApi, follow: Callable[..., Follower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server knows the path no more; when it does again, the watch goes on."""
+    monkeypatch.setattr(observer, "_VISIT_SECONDS", 0.02)
+    api.put("pods", "a")
+    follower = follow()
+    follower.await_names("a/uid of a")
+    api.fault(fake_api.status(404, "NotFound", "404 page not found"), r"/pods($|\?)", times=3)
+    api.forget()
+    api.cut_watches()
+    follower.await_names()
+    follower.await_names("a/uid of a")
+
+
 def test_silent_server_is_noticed_by_a_watch(
     api: FakeApi, cluster: Kubectl, news: News, monkeypatch: pytest.MonkeyPatch
 ) -> None:

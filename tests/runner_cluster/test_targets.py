@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.cluster.protocol import Selection
+from runner.cluster.protocol import Ref, Selection
 from runner.cluster.targets import Follower, Look, Sight, pods, service
 from runner.deadline import FOREVER, Deadline
 from runner.errors import StepFailed, TimedOut
@@ -22,11 +22,20 @@ class FakeCluster:
     """The states of a cluster, one after the other: each watch sees the present one, and moves on to the next."""
 
     namespace = "demo"
+    engine = "kubectl"
 
     def __init__(self, *states: list[Object]) -> None:
         self._states = list(states)
         self.discovery = SimpleNamespace(of_word=lambda word, deadline: SimpleNamespace(kind=word.capitalize()))
         self.selectors: list[str] = []
+
+    def expand(self, selection: Selection, deadline: Deadline) -> list[Ref]:
+        kind = selection.kind
+        names = [item["metadata"]["name"] for item in self._states[0] if item["kind"].lower() == kind]
+        return [Ref(kind, name, selection.namespace) for name in names]
+
+    def get(self, ref: Ref, deadline: Deadline) -> Object | None:
+        return {} if ref.name == self.namespace else None
 
     def watch(self, selection: Selection, deadline: Deadline) -> Iterator[list[Object]]:
         self.selectors.append(selection.selector)
@@ -44,11 +53,14 @@ class FakeCluster:
             del self._states[0]
 
 
+PORTS = [{"name": "http", "containerPort": 5000}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]
+
+
 def pod(name: str, *, phase: str = "Running", ready: bool = True, created: str = "1", **meta: Any) -> Object:
     return {
         "kind": "Pod",
         "metadata": {"name": name, "uid": name, "labels": {"app": "web"}, "creationTimestamp": created, **meta},
-        "spec": {"containers": [{"name": "app", "ports": [{"name": "http", "containerPort": 5000}]}]},
+        "spec": {"containers": [{"name": "app", "ports": PORTS}]},
         "status": {"phase": phase, "conditions": [{"type": "Ready", "status": str(ready)}]},
     }
 
@@ -70,7 +82,13 @@ SERVICE = {
     "metadata": {"name": "web", "uid": "web"},
     "spec": {
         "selector": {"app": "web"},
-        "ports": [{"name": "web", "port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081}, {"port": 82}],
+        "ports": [
+            {"port": 80, "protocol": "UDP", "targetPort": 9090},
+            {"name": "web", "port": 80, "targetPort": "http", "protocol": "TCP"},
+            {"port": 81, "targetPort": 8081},
+            {"port": 82},
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+        ],
     },
 }
 DEPLOYMENT = workload("Deployment")
@@ -181,7 +199,14 @@ def test_an_object_that_was_replaced() -> None:
             "job/web has ended (Complete), so nothing listens",
             0,
         ),
+        ("job/web", [workload("Job", suspend=True)], "job/web is suspended, so it has no Pods", 10),
         ("job/web", [workload("Job"), pod("a", phase="Failed")], "pod/a has ended (Failed), so nothing listens", 5),
+        (
+            "service/far",
+            [workload("Service", "far", selector=None, type="ExternalName", externalName="example.org")],
+            "service/far is but another name of example.org, outside of the cluster",
+            0,
+        ),
         ("service/bare", [workload("Service", "bare", selector=None)], "service/bare selects no Pods", 0),
         ("cronjob/web", [workload("CronJob", selector=None)], "cronjob/web selects no Pods", 0),
         ("service/web", [{**SERVICE, "spec": {"selector": {"app": "web"}}}], "service/web has no port 80", 0),
@@ -193,6 +218,18 @@ def test_what_is_in_the_way(target: str, state: list[Object], message: str, pati
     assert sight.problem
     assert sight.problem.message.startswith(message)
     assert sight.patience == patience
+
+
+def test_a_target_that_is_not_there() -> None:
+    """The name may be misspelt, or the namespace may be missing."""
+    (sight,) = look("pod/wbe", "80", [pod("web")])
+    assert sight.problem
+    assert sight.problem.hint == "did you mean pod/web?"
+
+    (sight,) = seen(Selection("pod", ("web",), namespace="shop"), "80", [])
+    assert sight.problem
+    assert sight.problem.message == "pod/web does not exist, nor does the namespace shop"
+    assert sight.problem.hint.startswith("kubectl create namespace shop; or ")
 
 
 def test_no_pod_with_these_labels() -> None:
@@ -221,8 +258,17 @@ def test_a_pod_that_never_becomes_ready() -> None:
 @pytest.mark.parametrize(
     ("target", "port", "message", "hint"),
     [
-        ("service/web", "99", "service/web has no port 99", "its ports: 80 (web), 81, 82"),
-        ("pod/a", "grpc", "pod/a has no port named grpc", "its named ports: http"),
+        ("service/web", "99", "service/web has no port 99", "its ports: 80 (UDP), 80 (web), 81, 82, 53 (dns, UDP)"),
+        ("pod/a", "grpc", "pod/a has no port named grpc", "its named ports: http, dns"),
+        *(
+            (
+                target,
+                port,
+                f"the port {port} of {target} is UDP, which cannot be forwarded: only TCP can",
+                "ask it from inside of the cluster, or name a TCP port",
+            )
+            for target, port in (("service/web", "53"), ("service/web", "dns"), ("pod/a", "dns"))
+        ),
     ],
 )
 def test_ports_that_are_not_there(target: str, port: str, message: str, hint: str) -> None:
@@ -239,6 +285,11 @@ def test_a_service_as_a_place_itself() -> None:
     assert places(sights) == ["", "service/web"]
     assert sights[1].place
     assert sights[1].place.ports == {"web": 80, "81": 81}
+
+    far = workload("Service", "web", type="ExternalName", externalName="example.org")
+    cluster = FakeCluster([far])
+    (sight,) = until_the_end(service(cluster, Selection("service", ("web",)), ["80"]))
+    assert "another name of example.org" in str(sight.problem)
 
 
 def test_a_follower_is_patient_and_looks_again() -> None:

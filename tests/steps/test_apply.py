@@ -15,6 +15,7 @@ from runner.steps import apply
 from runner.steps.bounds import STAY_INSIDE
 from runner.steps.kind import Fault, Files, Scene
 
+SPEC = {"containers": [{"name": "app", "image": "app"}]}
 ADVICE = "a manifest has apiVersion, kind and metadata.name"
 
 
@@ -140,6 +141,11 @@ def test_wrong_names(file: Any, expected: Fault, folder: Path) -> None:
         ("kind: Pod\n", "m.yaml:1: `apiVersion` is missing: not a Kubernetes object", ADVICE),
         ("apiVersion: ''\nkind: Pod\n", "m.yaml:1: `apiVersion` is missing: not a Kubernetes object", ADVICE),
         ("apiVersion: v1\nkind: Pod\n", "m.yaml:1: this Pod has no metadata.name", ADVICE),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: 0}\n",
+            "m.yaml:1: metadata.name is not a text: put it in quotes",
+            ADVICE,
+        ),
         ("apiVersion: v1\nkind: Pod\nmetadata: a\n", "m.yaml:1: this Pod has no metadata.name", ADVICE),
         ("apiVersion: v1\nkind: List\n", "m.yaml:1: List has no items", ADVICE),
         ("apiVersion: 1\nkind: Pod\n", "m.yaml:1: `apiVersion` is missing: not a Kubernetes object", ADVICE),
@@ -314,6 +320,38 @@ def test_image_that_would_be_pulled(policy: str, image: str, warned: bool, folde
     assert all(fault.message.startswith(f"web.yaml:7: {image} is built here") for fault in found)
     replaced = {"file": "web.yaml", "images": {image.partition(":")[0]: "else:1"}}
     assert list(apply.check(replaced, Files(folder, folder, built=frozenset({"app"})))) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "path", "place"),
+    [
+        ("manifest", {"spec": SPEC}, ("manifest", "spec", "containers", 0, "image"), ""),
+        ("manifest", [{"spec": SPEC}], ("manifest", 0, "spec", "containers", 0, "image"), ""),
+        ("kustomize", "over", ("kustomize",), "base/web.yaml:4: "),
+    ],
+)
+def test_image_that_would_be_pulled_of_other_sources(
+    key: str, written: Any, path: tuple[Any, ...], place: str, folder: Path
+) -> None:
+    """In the workflow itself the place is that of the image; kustomizations are followed to their files."""
+    head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}}
+    if isinstance(written, dict):
+        written = {**head, **written}
+    elif isinstance(written, list):
+        written = [{**head, **written[0]}]
+    (folder / "base").mkdir()
+    (folder / "base/kustomization.yaml").write_text("resources: [web.yaml]\n")
+    (folder / "base/web.yaml").write_text(f"{manifest('web')}spec: {{containers: [{{name: app, image: app}}]}}\n")
+    (folder / "over").mkdir()
+    (folder / "over/kustomization.yaml").write_text("namespace: demo\nresources: [../base]\n")
+    files = Files(folder, folder, built=frozenset({"app"}))
+
+    (found,) = apply.check({key: written}, files)
+    assert (found.path, found.severity) == (path, "warning")
+    assert found.message.startswith(f"{place}app is built here, but kubelet asks a registry for it: no tag")
+    # What a kustomization changes by more than names and labels, it may change there, too.
+    (folder / "over/kustomization.yaml").write_text("resources: [../base]\nimages: [{name: app, newTag: '1'}]\n")
+    assert list(apply.check({"kustomize": "over"}, files)) == []
 
 
 def test_commands_of_other_sources(folder: Path) -> None:

@@ -145,6 +145,10 @@ def test_nothing_is_wrong(data: dict[str, Any], folder: Path) -> None:
             {"target": ["pod/a", "app/a b"]},
             Fault(("target", 1), "'app/a b' is not a reference to an object", "write kind/name, as in pod/pythonapp"),
         ),
+        (
+            {"target": "app/"},
+            Fault(("target",), "app/ is a folder", "write `delete: {file: app/}` for the files in it"),
+        ),
         ({"target": {"kind": "pod"}}, Fault(("target",), "a target needs a name or a selector, one of them")),
         ({"target": "app/aa.yaml"}, Fault(("target",), "there is no file app/aa.yaml", "did you mean app/a.yaml?")),
         (

@@ -149,6 +149,22 @@ HINT = "write kind/name, as in pod/pythonapp"
             ),
         ),
         (
+            {"target": ["job/a", "deploy/b", "widget/c"], "until": "complete"},
+            Fault(
+                ("target", 1),
+                "a Deployment does not become complete: of the kinds of Kubernetes only Job and Pod do",
+                "leave `until` out to wait until ready",
+            ),
+        ),
+        (
+            {"target": {"kind": "svc", "name": "a"}, "until": "complete"},
+            Fault(
+                ("target",),
+                "a Service does not become complete: of the kinds of Kubernetes only Job and Pod do",
+                "leave `until` out to wait until ready",
+            ),
+        ),
+        (
             {"target": "pod/a", "until": "ready", "that": "true"},
             Fault(("that",), "`until` and `that` exclude each other"),
         ),
@@ -552,6 +568,26 @@ def test_timeout_of_what_never_came(play: Play, target: str, hint: str) -> None:
     error = failed(play, {"target": target}, [])
 
     assert (error.message, error.hint) == (f"timed out after 5 s: {target} does not exist yet", hint)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "hint"),
+    [
+        (
+            {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"paused": True}},
+            "kubectl rollout resume deployment/a --namespace=demo",
+        ),
+        (
+            {"apiVersion": "batch/v1", "kind": "Job", "spec": {"suspend": True}},
+            """kubectl patch job/a --namespace=demo --type=merge --patch='{"spec":{"suspend":false}}'""",
+        ),
+    ],
+)
+def test_timeout_of_what_was_stopped(play: Play, stopped: Object, hint: str) -> None:
+    """What to type so that it goes on."""
+    error = failed(play, {"target": f"{stopped['kind'].lower()}/a"}, [{**pod("a"), "status": {}, **stopped}])
+
+    assert (error.reason, error.hint) == ("timeout", hint)
 
 
 def test_object_that_went_away(play: Play) -> None:
