@@ -171,18 +171,32 @@ def _close_from(first: int) -> None:
 
 def rescue(folder: Path, descriptor: int) -> None:
     """Undo a run whose journal this process has locked, and say goodbye in its place."""
+    from runner.events import Events
+    from runner.journal import WATCHDOG_LOG
+    from runner.reports import lines
+
+    log = lines.make(folder / WATCHDOG_LOG)
+    events = Events(folder.name, (log,))
+    try:
+        _rescue(folder, descriptor, events)
+    except Exception as error:  # noqa: BLE001 - nobody else would ever hear of it
+        _tell_bug(error, events, "the run was not undone: runner clean")
+    log.close()
+
+
+def _tell_bug(error: Exception, events: Events, hint: str) -> None:
+    events.emit("warning", message=f"bug in the watchdog: {type(error).__name__}: {error}", hint=hint)
+
+
+def _rescue(folder: Path, descriptor: int, events: Events) -> None:
     import shutil
 
     from runner import orphans
     from runner.cleanup import address, leftover, tidy, told
-    from runner.events import Events
-    from runner.journal import WATCHDOG_LOG, Journal, replay
-    from runner.reports import lines
+    from runner.journal import Journal, replay
 
     journal = Journal.resume(folder, descriptor)
     assert journal is not None  # noqa: S101 - it is locked already
-    log = lines.make(folder / WATCHDOG_LOG)
-    events = Events(folder.name, (log,))
     past = replay(folder)
     events.emit("watchdog started", pid=os.getpid(), objects=len(past.doomed), handover=past.end is not None)
     children = orphans.end(past.children.values())
@@ -193,8 +207,8 @@ def rescue(folder: Path, descriptor: int) -> None:
     left: dict[str, Leftover] = {}
     try:
         left = _undo(past, journal, events)
-    except Exception as error:  # noqa: BLE001 - nobody else would ever hear of it
-        events.emit("warning", message=f"bug in the watchdog: {type(error).__name__}: {error}", hint=journal.clean_line)
+    except Exception as error:  # noqa: BLE001 - what was undone until then must be written down
+        _tell_bug(error, events, journal.clean_line)
     doomed = {record.id for record in past.doomed}
     remaining = [record for record in journal.records if record.id in doomed]
     for record in remaining:
@@ -206,7 +220,6 @@ def rescue(folder: Path, descriptor: int) -> None:
     end = past.end
     status, code = (end.status, end.code) if end else ("crashed", 128 + signal.SIGKILL)
     journal.end(status, code, left=len(remaining), by="watchdog")
-    log.close()
 
 
 def _undo(past: Past, journal: Journal, events: Events) -> dict[str, Leftover]:

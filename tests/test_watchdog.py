@@ -277,3 +277,16 @@ def test_it_gives_up_what_is_forbidden(rescue: Any, tmp_path: Path) -> None:
     past = replay(tmp_path / "run")
     assert past.end
     assert (past.end.left, [record.name for record in past.doomed]) == (1, ["a"])
+
+
+def test_a_bug_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one before anything is undone; the run stays one that `runner clean` finds."""
+    journal = Journal(tmp_path / "run")
+    journal.intend(POD)
+    monkeypatch.setattr("runner.journal.replay", lambda _: 1 / 0)
+    watchdog.rescue(tmp_path / "run", os.dup(journal._file))
+    journal.close()
+
+    (said,) = map(json.loads, (tmp_path / "run/watchdog.jsonl").read_text().splitlines())
+    assert said["message"] == "bug in the watchdog: ZeroDivisionError: division by zero"
+    assert [record.name for record in replay(tmp_path / "run").doomed] == ["a"]

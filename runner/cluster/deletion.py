@@ -60,14 +60,9 @@ _CONTROLLERS: Final = (
 def await_gone(cluster: Kubectl, member: Member, deadline: Deadline) -> None:
     """Return when no object of this UID is there; raises the deadline's exceptions."""
     query = {"fieldSelector": f"metadata.name={member.name}"}
-    try:
-        for objects in cluster.observe(member.resource, member.namespace, query, deadline, (member.name,)):
-            if all(item["metadata"]["uid"] != member.uid for item in objects):
-                return
-    except StepFailed as error:
-        # A definition that went meanwhile took its objects along, and the place where one could look.
-        if isinstance(error, TimedOut) or _seen(cluster, member, deadline) is not None:
-            raise
+    for objects in cluster.observe(member.resource, member.namespace, query, deadline, (member.name,)):
+        if all(item["metadata"]["uid"] != member.uid for item in objects):
+            return
 
 
 def _attend(cluster: Kubectl, member: Member, hand: RemovingHand) -> None:
@@ -151,6 +146,18 @@ def what_outlived(cluster: Kubectl, gone: Sequence[Undo], deadline: Deadline) ->
     return [item for item in left if item.why], silent
 
 
+def _await_server(cluster: Kubectl, hand: UndoingHand) -> None:
+    try:
+        with hand.deadline.child(_FIRST_NEWS) as briefly:
+            cluster.patiently("GET", PROBE, briefly)
+            return
+    except TimedOut:
+        hand.deadline.check()
+    hand.waiting(f"the API server to answer, for {_SILENCE_SECONDS:g} s at most")
+    with hand.deadline.child(_SILENCE_SECONDS) as deadline:
+        cluster.patiently("GET", PROBE, deadline)
+
+
 def undo(cluster: Kubectl, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
     """Fire all deletes, newest first (in a hurry several at once), then wait for each.
 
@@ -158,8 +165,7 @@ def undo(cluster: Kubectl, records: Sequence[Undo], hand: UndoingHand, *, hurry:
     lives in a namespace that goes too has the short grace of a hurry.
     """
     try:
-        with hand.deadline.child(_SILENCE_SECONDS) as deadline:
-            cluster.patiently("GET", PROBE, deadline)
+        _await_server(cluster, hand)
     except ApiError:
         pass  # it is there
     except RunnerError as error:

@@ -365,7 +365,9 @@ def test_api_server_away_during_cleanup(site: Site, relay: Relay, way: str) -> N
 
     assert site.settle(AWAY + 20) == [], site.story()
     assert code == (-9 if way == "SIGKILL" else 0), site.story()
-    if way == "SIGKILL":
+    if way == "calm":
+        assert any("the API server to answer, for 60 s at most" in line for line in site.log("events.jsonl"))
+    else:
         said = [json.loads(line) for line in site.log("watchdog.jsonl")]
         assert said[-1]["event"] == "watchdog ended"
         assert said[-1]["left"] == 0
