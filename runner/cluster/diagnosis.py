@@ -26,6 +26,15 @@ LOG_LINES: Final = 20
 EVENTS: Final = 8
 # Conditions that only count what is said about each container; warnings about the machine, not about the object.
 _COUNTED: Final = frozenset({"ContainersNotReady", "ContainersNotInitialized", "MinimumReplicasUnavailable"})
+# Conditions that are good news when they are false.
+_OF_TROUBLE: Final = frozenset(
+    {
+        *("Failed", "FailureTarget", "Stalled", "ReplicaFailure", "DisruptionTarget"),
+        *("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"),
+        *("NamespaceDeletionDiscoveryFailure", "NamespaceDeletionGroupVersionParsingFailure"),
+        *("NamespaceDeletionContentFailure", "NamespaceContentRemaining", "NamespaceFinalizersRemaining"),
+    }
+)
 _NOISE: Final = frozenset({"MissingClusterDNS", "DNSConfigForming", "CheckLimitsForResolvConf"})
 
 # What kubelet answers instead of a log that it has removed.
@@ -70,7 +79,7 @@ def _facts(cluster: Kubectl, item: Object, deadline: Deadline, blame: tuple[str,
             {key: str(each.get(key) or "") for key in ("type", "status", "reason", "message")}
             for each in conditions(item)
             if each.get("message") and each.get("reason") not in _COUNTED
-            if each.get("status") != "True" or each.get("type") in ("Failed", "Stalled", "ReplicaFailure")
+            if (each.get("status") == "True") == (each.get("type") in _OF_TROUBLE)
         ],
         "events": _events(cluster, item, deadline),
         "containers": [

@@ -186,6 +186,11 @@ def test_why_it_is_not_ready_yet(files: Files, namespace: str, kubectl: Kubectl)
     assert namespace_.startswith(f"timed out after 2 s: namespace/{going} is being deleted: ")
     assert "finalizers remaining: example.com/hold in 1 resource instances" in namespace_
     assert "finalizers" in failures[0]["hint"]
+    (shown,) = failures[0]["objects"]
+    assert {each["type"] for each in shown["conditions"]} == {
+        "NamespaceContentRemaining",
+        "NamespaceFinalizersRemaining",
+    }
 
 
 ROLE = """\
