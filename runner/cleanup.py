@@ -281,8 +281,8 @@ def _left_of(gone: Gone, place: Place | None) -> Leftover:
     hint = gone.hint
     if gone.hopeless:
         hint = f"as an account that may do that: {removal(gone.record, gone.rest)}"
-    elif place and place.flags:
-        hint = hint.replace("kubectl ", f"kubectl {shell.quote(place.flags)} ")
+    elif place:
+        hint = place.told(hint)
     return dataclasses.replace(left, hint=hint)
 
 

@@ -134,7 +134,7 @@ class StepContext:
             self.emit("step waiting", waiting_for=what, **({"seconds": seconds} if seconds else {}))
 
     def warn(self, message: str, *, hint: str = "") -> None:
-        self.emit("warning", message=message, hint=hint)
+        self.emit("warning", message=message, hint=self._told(hint))
 
     def note(self, message: str) -> None:
         self.emit("note", message=message)
@@ -213,6 +213,10 @@ class StepContext:
         assert self._step is not None  # noqa: S101 - only kinds call this
         return self._step.expressions[key].evaluate({**self._execution.values, **variables})
 
+    def _told(self, hint: str) -> str:
+        place = self._execution.shared.journal.place
+        return place.told(hint) if place else hint
+
     def failure(self, error: BaseException, step: Step, file: str) -> Failure:
         """The record of a failure, with its place in the file."""
         message = str(getattr(error, "message", "") or error)
@@ -225,7 +229,7 @@ class StepContext:
         result: CommandResult | None = getattr(error, "result", None)
         return Failure(
             message=message,
-            hint=hint,
+            hint=self._told(hint),
             reason=getattr(error, "reason", ""),
             details=getattr(error, "details", ""),
             command=shell.quote(result.argv) if result else "",

@@ -104,6 +104,13 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
 
 
+# What a hint says to type, and not what it says about kubectl.
+_TO_TYPE: Final = re.compile(
+    r"\bkubectl (?=(?:api-resources|auth|cluster-info|create|delete|describe|events|explain|get|logs|patch|rollout"
+    r"|scale)\b)"
+)
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster of a run; `server` is empty for podman."""
 
@@ -120,6 +127,11 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         """What runner and kubectl must be told to mean the same cluster."""
         file = (f"--kubeconfig={self.kubeconfig}",) if self.kubeconfig else ()
         return (*file, f"--context={self.context}") if self.named else file
+
+    def told(self, hint: str) -> str:
+        """A hint whose lines to type mean this cluster, whatever the current context is by then."""
+        told = f"kubectl {shlex.join(self.flags)} "
+        return _TO_TYPE.sub(lambda _: told, hint) if self.flags else hint
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):

@@ -379,3 +379,21 @@ def test_a_look_at_a_new_run_does_not_keep_it_from_starting(tmp_path: Path, monk
     monkeypatch.setattr(time, "sleep", leave)
     journal.Journal(tmp_path / "run").close()
     assert not looking
+
+
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        ("read its logs; kubectl logs pod/a", "read its logs; kubectl --context=prod logs pod/a"),
+        (
+            "kubectl get a | xargs -n1 kubectl delete",
+            "kubectl --context=prod get a | xargs -n1 kubectl --context=prod delete",
+        ),
+        ("update it: kubectl version --client", "update it: kubectl version --client"),
+        ("kubectl port-forward is not allowed", "kubectl port-forward is not allowed"),
+    ],
+)
+def test_lines_to_type_mean_the_cluster_of_the_run(hint: str, told: str) -> None:
+    """Where it was named; otherwise it is the one that kubectl takes by itself."""
+    assert journal.Place(engine="kubectl", context="prod", named=True).told(hint) == told
+    assert journal.Place(engine="kubectl", context="prod").told(hint) == hint

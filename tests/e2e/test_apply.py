@@ -523,3 +523,14 @@ spec:
         assert f"{old}{what} did not change" in warning
     assert warnings[0].count("pod/web-") == warnings[2].count("pod/web-") == 1
     assert "kubectl rollout restart deployment/web" in report["log"]
+
+
+def test_hints_name_the_cluster_that_was_named(flow: Flow, kubectl: Kubectl, tmp_path: Path) -> None:
+    """Whoever types them may have another current context by then."""
+    (tmp_path / "map.yaml").write_text(MAP)
+    context = kubectl("config", "current-context").strip()
+    wait = "{wait: {target: configmap/late, that: object.data.x == 'y'}, timeout: 500ms}"
+    code, report = flow(f"steps: [{{apply: map.yaml}}, {wait}]", "--context", context)
+
+    assert code == 1
+    assert failure(report)["hint"].startswith(f"kubectl --context={context} describe configmap/late --namespace=")
