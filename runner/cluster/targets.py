@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from runner.cluster import absent
+from runner.cluster import absent, portnames
 from runner.cluster.pods import troubles, why_not_ready
 from runner.cluster.protocol import Selection, selector_of
 from runner.cluster.reasons import REASONS
@@ -26,7 +26,6 @@ _NO_PODS_SECONDS: Final = 10.0
 _ENDED_SECONDS: Final = 5.0
 """So long may all Pods of a Job have ended before it makes another one."""
 _LONGEST_PAUSE: Final = 5.0
-_TCP: Final = "TCP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,7 @@ def service(cluster: Kubectl, target: Selection, ports: Iterable[str]) -> Look:
             meta = found[0]["metadata"]
             try:
                 _check_not_external(found[0])
-                numbers = {port: int(_service_port(found[0], port)["port"]) for port in ports}
+                numbers = {port: int(portnames.service_port(found[0], port)["port"]) for port in ports}
             except StepFailed as problem:
                 yield Sight(problem=problem, patience=0)
             else:
@@ -200,7 +199,7 @@ def _route(
             continue
         try:
             selection = Selection("pod", selector=_selector(owner), namespace=target.namespace)
-            return _Route(target, owner, selection, {port: _target_port(owner, port) for port in ports})
+            return _Route(target, owner, selection, {port: portnames.target_port(owner, port) for port in ports})
         except StepFailed as problem:
             yield Sight(problem=problem, patience=0)
     raise AssertionError  # a watch ends only by an exception
@@ -227,10 +226,10 @@ def _sight(cluster: Kubectl, route: _Route, found: Iterable[Object], last: str, 
     best = max(running, key=lambda pod: (_is_ready(pod), _uid(pod) == last, pod["metadata"]["creationTimestamp"]))
     unfit = {_uid(pod): _unfitness(pod, best) for pod in found}
     try:
-        numbers = {port: _port_number(best, wanted) for port, wanted in route.ports.items()}
+        numbers = {port: portnames.number(best, wanted) for port, wanted in route.ports.items()}
     except StepFailed as problem:
         return Sight(problem=problem, patience=0, unfit=unfit)
-    place = Place("pod", best["metadata"]["name"], _uid(best), numbers, _declared(best))
+    place = Place("pod", best["metadata"]["name"], _uid(best), numbers, portnames.declared(best))
     return Sight(place, *_trouble(best), unfit)
 
 
@@ -380,73 +379,3 @@ def _name(pod: Object) -> str:
 
 def _uid(pod: Object) -> str:
     return str(pod["metadata"]["uid"])
-
-
-def _target_port(owner: Object, port: str) -> str:
-    """The port in the Pods, a number or the name of a container's port."""
-    if owner["kind"] != "Service":
-        return port
-    item = _service_port(owner, port)
-    return str(item.get("targetPort", item["port"]))
-
-
-def _service_port(service: Object, port: str) -> Mapping[str, Any]:
-    """The port of a Service with this number or name; one number may be there twice, for TCP and for UDP."""
-    ports: list[Mapping[str, Any]] = (service.get("spec") or {}).get("ports") or []
-    meant = [item for item in ports if port in (str(item["port"]), item.get("name"))]
-    for item in meant:
-        if _protocol(item) == _TCP:
-            return item
-    name = f"service/{service['metadata']['name']}"
-    if meant:
-        raise _not_forwarded(name, port, meant[0])
-    known = _list(_with_name(item["port"], item) for item in ports)
-    raise StepFailed(f"{name} has no port {port}", hint=f"its ports: {known or 'none'}", reason="NoPort")
-
-
-def _port_number(pod: Object, port: str) -> int:
-    if port.isdigit():
-        return int(port)
-    named = [item for item in _container_ports(pod) if item.get("name")]
-    meant = next((item for item in named if item["name"] == port), None)
-    if meant is None:
-        known = _list(item["name"] for item in named)
-        raise StepFailed(
-            f"{_name(pod)} has no port named {port}", hint=f"its named ports: {known or 'none'}", reason="NoPort"
-        )
-    if _protocol(meant) != _TCP:
-        raise _not_forwarded(_name(pod), port, meant)
-    return int(meant["containerPort"])
-
-
-def _protocol(port: Mapping[str, Any]) -> str:
-    return str(port.get("protocol") or _TCP)
-
-
-def _not_forwarded(name: str, port: str, item: Mapping[str, Any]) -> StepFailed:
-    protocol = _protocol(item)
-    return StepFailed(
-        f"the port {port} of {name} is {protocol}, which cannot be forwarded: only {_TCP} can",
-        hint=f"ask it from inside of the cluster, or name a {_TCP} port",
-        reason="NoPort",
-    )
-
-
-def _declared(pod: Object) -> str:
-    return _list(_with_name(item["containerPort"], item) for item in _container_ports(pod))
-
-
-def _with_name(number: int, port: Mapping[str, Any]) -> str:
-    words = [word for word in (port.get("name"), _protocol(port).replace(_TCP, "")) if word]
-    return f"{number} ({', '.join(words)})" if words else str(number)
-
-
-def _container_ports(pod: Object) -> Iterator[Mapping[str, Any]]:
-    spec = pod["spec"]
-    # Init containers with `restartPolicy: Always` are sidecars: they run beside the others.
-    for container in (*spec["containers"], *spec.get("initContainers", ())):
-        yield from container.get("ports", ())
-
-
-def _list(words: Iterable[str]) -> str:
-    return ", ".join(words)
