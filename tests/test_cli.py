@@ -26,7 +26,7 @@ Captured = pytest.CaptureFixture[str]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with workflows that need no cluster, and one that does; no cluster and a fresh state."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
     folder = tmp_path / "flows"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -259,7 +259,7 @@ def test_no_cluster(folder: Path, capsys: Captured) -> None:
     assert capsys.readouterr() == (
         "",
         (
-            "runner: there is no cluster: no kubeconfig has a current context\n"
+            "runner: there is no cluster: no kubeconfig has a current context (looked for in /dev/null)\n"
             "  try: start one (kind create cluster), name one with --context, or use --engine podman\n"
         ),
     )
@@ -309,7 +309,12 @@ def test_interrupted_before_anything_runs(folder: Path, monkeypatch: pytest.Monk
         (["bad.yaml"], 2, "invalid", ""),
         (["none.yaml"], 2, "error", "there is no file none.yaml"),
         (["ok.yaml", "--set", "x=1"], 2, "error", "the workflow has no input `x` (--set); inputs: tag"),
-        (["waits.yaml", "--engine", "kubectl"], 3, "error", "there is no cluster: no kubeconfig has a current context"),
+        (
+            ["waits.yaml", "--engine", "kubectl"],
+            3,
+            "error",
+            "there is no cluster: no kubeconfig has a current context (looked for in /dev/null)",
+        ),
         (["waits.yaml", "--context", "nope"], 3, "error", "there is no context nope in any kubeconfig"),
     ],
     ids=typed,

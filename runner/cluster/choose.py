@@ -42,8 +42,9 @@ def engine_of(choice: Choice) -> tuple[str, Selected | None]:
     if selected:
         return "kubectl", selected
     if choice.engine == "kubectl":
+        files = ", ".join(map(str, kubeconfig.sources(choice.kubeconfig or None)))
         raise CannotStart(
-            "there is no cluster: no kubeconfig has a current context",
+            f"there is no cluster: no kubeconfig has a current context (looked for in {files})",
             hint="start one (kind create cluster), name one with --context, or use --engine podman",
         )
     return "podman", None
@@ -69,6 +70,11 @@ def open_cluster(
             from runner.cluster import podman
 
             if choice.engine == "auto":
+                if files := kubeconfig.absent():
+                    raise CannotStart(
+                        f"there is no kubeconfig: $KUBECONFIG names {files}, which does not exist",
+                        hint="correct it; for a run without a cluster say so: --engine podman, or KUBECONFIG=/dev/null",
+                    )
                 why = "no cluster is configured, so podman runs the manifests (--engine kubectl to insist on a cluster)"
                 report("note", message=why)
             return podman.start(folder, deadline, sockets)

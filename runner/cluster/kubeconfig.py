@@ -97,6 +97,12 @@ def sources(kubeconfig: str | None = None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(name).absolute() for name in listed))
 
 
+def absent() -> str:
+    """The files that $KUBECONFIG names, when none of them exists: it is a mistake, and no word for "no cluster"."""
+    named = sources() if os.environ.get("KUBECONFIG") else ()
+    return "" if any(path.exists() for path in named) else ", ".join(map(str, named))
+
+
 def pin(selected: Selected, folder: Path) -> Path:
     """Write the kubeconfig of the run into its private folder, so that `use-context` elsewhere changes nothing.
 

@@ -140,5 +140,16 @@ def test_engine_without_any_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert engine_of(Choice()) == ("podman", None)
-    with pytest.raises(CannotStart, match="no kubeconfig has a current context"):
+    with pytest.raises(CannotStart) as caught:
         engine_of(Choice("kubectl"))
+    assert caught.value.message == (
+        f"there is no cluster: no kubeconfig has a current context (looked for in {tmp_path}/none)"
+    )
+
+
+def test_a_kubeconfig_that_is_misspelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, news: News) -> None:
+    """Nobody who names one wants a run that passes without a cluster."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(CannotStart, match=r"KUBECONFIG names .*/none, which does not exist") as caught:
+        open_cluster(Choice(), tmp_path, news)
+    assert "--engine podman" in caught.value.hint
