@@ -48,16 +48,21 @@ class Pending:
         self._left: dict[str, Leftover] = {}
         self._result: Cleanup | None = None
         self._thread: threading.Thread | None = None
-        self._started = time.monotonic()
+        self._started = self._ended = time.monotonic()
         self._bug: Exception | None = None
         for record in self._kept:
             run.journal.kept(record)
         for record in self._doomed:
             if record.spare:
                 run.journal.condemned(record)
-        if run.cluster is None or not self._doomed:
-            return
-        emit("cleanup started", objects=len(self._doomed))
+        if run.cluster is not None and self._doomed:
+            self._start(run)
+        if self._thread is None:
+            self.wait()
+
+    def _start(self, run: Run) -> None:
+        """Undo at once what is gone soon; namespaces go on in a thread of their own."""
+        self._emit("cleanup started", objects=len(self._doomed))
         ending = {record.name for record in self._doomed if record.kind == "Namespace"}
         within = [record for record in self._doomed if _namespace_of(record) in ending]
         rest = [record for record in self._doomed if record not in within]
@@ -85,7 +90,7 @@ class Pending:
             return Cleanup(kept=kept)
         for leftover in self._left.values():
             self._emit("object left", **told(leftover))
-        seconds = time.monotonic() - self._started
+        seconds = self._ended - self._started
         counts = {"deleted": self._deleted, "left": len(self._left), "kept": len(kept)}
         self._emit("cleanup ended", **counts, seconds=round(seconds, 3))
         return Cleanup(self._deleted, kept, tuple(self._left.values()), seconds)
@@ -126,6 +131,7 @@ class Pending:
         deleted, left = Remover(run.cluster, run.journal, run.id, self._emit).undo(doomed, deadline, hurry=hurry)
         self._deleted += deleted
         self._left |= left
+        self._ended = time.monotonic()
         return [record for record in doomed if record.id in left]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from runner.events import Event
 from runner.reports.terminal import Style
-from runner.reports.wording import advice, block, count, duration, first_line, harmless, outcome, plain
+from runner.reports.wording import advice, block, count, cure, duration, first_line, harmless, outcome, plain
 
 _CLEANUP: Final = "cleanup"  # no step's key: those have a slash
 
@@ -154,7 +154,7 @@ class Progress:
     def _on_object_left(self, fields: Mapping[str, Any], _: float) -> None:
         self._lines(f"left: {plain(fields.get('object', ''))}: {plain(fields.get('why', ''))}", "!", "bad")
         if fields.get("command"):
-            self._settle(f"remove it with: {harmless(plain(fields['command']))}")
+            self._settle(harmless(cure(plain(fields["command"]), plain(fields.get("hint", "")))))
 
     def _lines(self, text: str, sign: str, tone: str) -> None:
         for number, line in enumerate(block(text)):
@@ -175,7 +175,8 @@ class Progress:
         deleted = _number_of(fields.get("deleted"))
         seconds = duration(float(fields.get("seconds", now - activity.since)))
         sign, tone = (self.style.sign("✗", "x"), "bad") if left else (self.style.sign("✓", "+"), "good")
-        self._settle(f"cleanup: {outcome(deleted, left, kept)}", sign, seconds, tone)
+        whose = f" of {harmless(plain(fields.get('workflow', '')))}" if self._several else ""
+        self._settle(f"cleanup{whose}: {outcome(deleted, left, kept)}", sign, seconds, tone)
 
 
 def _number_of(thing: Any) -> int:
