@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -15,10 +16,12 @@ from runner.cluster.dependents import family
 from runner.cluster.http import ApiError, Unreachable
 from runner.cluster.pods import Container, condition, conditions, containers, event_order, times_words, troubles
 from runner.cluster.reasons import REASONS, name_of
+from runner.errors import Expired
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
     from runner.cluster.protocol import Object
+    from runner.cluster.reasons import Trouble
     from runner.deadline import Deadline
 
 OBJECTS: Final = 3
@@ -39,6 +42,9 @@ _NOISE: Final = frozenset({"MissingClusterDNS", "DNSConfigForming", "CheckLimits
 
 # What kubelet answers instead of a log that it has removed.
 _NO_LOG: Final = ("failed to try resolving symlinks", "unable to retrieve container logs")
+# For so long it is asked again; kubelet looks at its containers every second.
+_LOG_SECONDS: Final = 2.0
+_LOG_PAUSE: Final = 0.1
 
 Facts = dict[str, Any]
 
@@ -140,23 +146,47 @@ def events_that_matter(items: Iterable[Object]) -> list[Facts]:
 
 def _log(cluster: Kubectl, pod: Object, container: Container, deadline: Deadline, blame: tuple[str, str]) -> Facts:
     """The last lines of a container that is at fault; those of its previous life when it crashed."""
-    meta = pod["metadata"]
     at_fault = (name_of(pod), container.name) == blame if blame[1] else not container.status.get("ready")
     crashed = bool(container.restarts) and container.state("running") is None
     if not at_fault or (not crashed and container.state("running") is None and not container.ended):
         return {}
-    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{quote(meta['name'])}/log"
-    query = {"container": container.name, "tailLines": str(LOG_LINES)}
-    # Of which life it is the API server's state and kubelet's may differ for a moment.
-    last = container.state("terminated") is None
-    for previous in (last, not last) if crashed else (False,):
-        try:
-            said = cluster.api.text(f"{path}?{urlencode(query | ({'previous': 'true'} if previous else {}))}", deadline)
-        except (ApiError, Unreachable):
-            continue
-        if not said.startswith(_NO_LOG):
-            return {"log": said.splitlines()[-LOG_LINES:], "log_of_previous": crashed}
+    # Of which life it is the API server's state and kubelet's may differ for a moment; between two lives kubelet has
+    # neither log for a moment.
+    last = crashed and container.state("terminated") is None
+    lives = (last, not last) if container.ended else (False,)
+    with suppress(Expired), deadline.child(_LOG_SECONDS) as short:
+        while True:
+            said = [_lines_of(cluster, pod, container, previous, short) for previous in lives]
+            if found := next(filter(None, said), None):
+                return {"log": found, "log_of_previous": crashed}
+            if [] in said:
+                break  # it wrote nothing
+            short.pause(_LOG_PAUSE)
     return {}
+
+
+def _lines_of(
+    cluster: Kubectl, pod: Object, container: Container, previous: bool, deadline: Deadline
+) -> list[str] | None:
+    """The last log lines of one life of a container; None when there is no log of it, or not now."""
+    meta = pod["metadata"]
+    query = {"container": container.name, "tailLines": str(LOG_LINES)} | ({"previous": "true"} if previous else {})
+    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{quote(meta['name'])}/log?{urlencode(query)}"
+    try:
+        said = cluster.api.text(path, deadline)
+    except (ApiError, Unreachable):
+        return None
+    return None if said.startswith(_NO_LOG) else said.splitlines()[-LOG_LINES:]
+
+
+def advice(trouble: Trouble, facts: Sequence[Mapping[str, Any]]) -> str:
+    """What to do about a trouble; it points at nothing below that these facts do not show."""
+    hint = REASONS[trouble.reason].hint
+    shown = {
+        "log lines below": any(each["log"] for fact in facts for each in fact["containers"]),
+        "events below": any(fact["events"] for fact in facts),
+    }
+    return "" if any(words in hint and not there for words, there in shown.items()) else hint
 
 
 # --- as text

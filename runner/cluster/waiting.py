@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from runner.cluster import absent, stuck
-from runner.cluster.diagnosis import text as diagnosis_text
+from runner.cluster import absent, diagnosis, stuck
 from runner.cluster.protocol import Selection, kind_word
 from runner.cluster.readiness import DONE, Around, Verdict, judge, obstacles
-from runner.cluster.reasons import REASONS, Trouble, name_of
+from runner.cluster.reasons import Trouble, name_of
 from runner.cluster.vigil import Vigil
 from runner.cluster.workloads import pods_of, resumption, slices_of
 from runner.deadline import Deadline
@@ -294,10 +293,10 @@ class _Wait:
         whole = item.object if item.object and item.object is not trouble.object else None
         sentence = f"{name_of(whole)}: {trouble.sentence}" if whole else trouble.sentence
         look = trouble.look if self._cluster.engine == "kubectl" else ""
-        hint = "; ".join(filter(None, (REASONS[trouble.reason].hint, look)))
-        return self._explained(
-            StepFailed(sentence, hint=hint, reason=trouble.reason), [whole or trouble.object], trouble
-        )
+        error = StepFailed(sentence, reason=trouble.reason)
+        self._explained(error, [whole or trouble.object], trouble)
+        error.hint = "; ".join(filter(None, (diagnosis.advice(trouble, error.objects), look)))
+        return error
 
     def _timed_out(self, items: Sequence[_Item]) -> StepFailed:
         pending = [item for item in items if not item.done]
@@ -330,7 +329,7 @@ class _Wait:
         """The error, with what the cluster knows about the objects."""
         blame = (trouble.name, trouble.container) if trouble else ("", "")
         error.objects = self._cluster.diagnose(objects, self._hand.deadline, blame)
-        error.details = diagnosis_text(error.objects)
+        error.details = diagnosis.text(error.objects)
         return error
 
     # -- telling ------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from runner.cluster.diagnosis import diagnose, events_that_matter, text
+from runner.cluster.diagnosis import advice, diagnose, events_that_matter, text
 from runner.cluster.http import ApiError
+from runner.cluster.reasons import Trouble
 from runner.deadline import Deadline
 
 RECORDED = json.loads((Path(__file__).parent / "recorded.json").read_text())
@@ -69,6 +70,42 @@ def test_log_that_kubelet_has_removed() -> None:
     found, _ = facts("pod/crash", previous=apology, current=apology)
     assert found["containers"][0]["log"] == []
     assert "last log lines" not in text([found])
+
+
+def test_log_between_two_lives_of_a_container() -> None:
+    """For a moment kubelet has neither log: it is asked again."""
+    cluster: Any = Cluster({})
+    asked = cluster.text
+
+    def text_later(path: str, deadline: Deadline) -> str:
+        if len(cluster.asked) == 4:
+            cluster.log = {True: "no database"}
+        return str(asked(path, deadline))
+
+    cluster.text = text_later
+    with Deadline(5) as deadline:
+        (found,) = diagnose(cluster, [RECORDED["objects"]["pod/crash"]], deadline, ("pod/crash", "app"))
+    assert found["containers"][0]["log"] == ["no database"]
+
+
+def test_log_of_a_life_that_has_just_begun() -> None:
+    """It is empty; what was said before the crash is in the other one."""
+    found, _ = facts("pod/crash", previous="", current="no database")
+    assert found["containers"][0]["log"] == ["no database"]
+    found, cluster = facts("pod/crash", previous="", current="")
+    assert (found["containers"][0]["log"], len(cluster.asked)) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [("CrashLoopBackOff", "read its last log lines below"), ("CreateContainerError", "see the events below")],
+)
+def test_advice_points_only_at_what_is_shown(reason: str, hint: str) -> None:
+    found, _ = facts("pod/crash", previous="no database")
+    trouble = Trouble(reason, RECORDED["objects"]["pod/crash"])
+    assert advice(trouble, [found]) == hint
+    assert advice(trouble, []) == ""
+    assert advice(trouble, [{**found, "containers": [{"log": []}], "events": []}]) == ""
 
 
 def test_only_the_log_of_the_container_to_blame() -> None:
