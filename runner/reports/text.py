@@ -87,6 +87,7 @@ class _Report:
             yield from problems.render(result.problems, self.style.colour, self.style.unicode).splitlines()
         yield from self.error(result)
         yield from self.left(result)
+        yield from self.gone(result)
         if result.folder and code != ExitCode.PASSED:
             yield f"everything about this run: {harmless(result.folder)}"
         yield from self.verdicts(result)
@@ -181,6 +182,12 @@ class _Report:
             if left.command or left.hint:
                 yield f"    {harmless(cure(left.command, left.hint))}"
 
+    def gone(self, result: RunResult) -> Iterator[str]:
+        """Once, that the commands in the hints find nothing any more, and what to do instead."""
+        failed = (workflow for workflow in result.workflows if workflow.status is Status.FAILURE)
+        if any(workflow.cleanup.deleted for workflow in failed):
+            yield "the objects that were deleted cannot be looked at any more: run again with `--keep-on-failure`"
+
     def left(self, result: RunResult) -> Iterator[str]:
         """Who removes what is left."""
         if not any(workflow.cleanup.left for workflow in result.workflows):
@@ -202,16 +209,23 @@ class _Report:
         workflows = result.workflows
         column = max((cells(harmless(workflow.name)) for workflow in workflows), default=0)
         for workflow in workflows:
-            yield self.verdict(workflow, column if len(workflows) > 1 else 0)
+            yield self.verdict(workflow, column, several=len(workflows) > 1)
         if len(workflows) > 1:
             yield f"{count(len(workflows), 'workflow')} in {duration(result.seconds)}: {_sum(workflows)}"
 
-    def verdict(self, workflow: WorkflowResult, column: int) -> str:
+    def verdict(self, workflow: WorkflowResult, column: int, *, several: bool) -> str:
         ended, tone = _ENDED[workflow.status]
-        name = pad(harmless(workflow.name), column)
-        why = _why(workflow)
-        verdict = f"{name} {self.style.paint(tone, ended)} {duration(workflow.seconds)}"
-        return f"{verdict}: {why}" if why else verdict
+        name = harmless(workflow.name)
+        verdict = (
+            f"{pad(name, column) if several else name} {self.style.paint(tone, ended)} {duration(workflow.seconds)}"
+        )
+        culprit = _culprit(workflow)
+        if culprit is None:
+            return f"{verdict}: {why}" if (why := first_line(workflow.cause)) else verdict
+        place, message = ("", "") if culprit.failure is None else (culprit.failure.place, culprit.failure.message)
+        verdict += f' at "{harmless(culprit.name)}"' + (f" ({_line_of(place)})" if place else "")
+        # Of one workflow everything about the step stands just above.
+        return f"{verdict}: {first_line(message)}" if several and first_line(message) else verdict
 
 
 def _title(step: StepResult) -> str:
@@ -219,14 +233,12 @@ def _title(step: StepResult) -> str:
     return "  " * step.depth + harmless(step.name) + section
 
 
-def _why(workflow: WorkflowResult) -> str:
-    """The first step that failed, and the sentence that says why; else what ended the workflow."""
-    if workflow.status is Status.FAILURE:
-        for step in workflow.steps:
-            if step.status is Status.FAILURE and not step.tolerated:
-                message = first_line(step.failure.message) if step.failure else ""
-                return f'step "{harmless(step.name)}"' + (f": {message}" if message else "")
-    return first_line(workflow.cause)
+def _culprit(workflow: WorkflowResult) -> StepResult | None:
+    """The first step that failed the workflow; none when something else ended it."""
+    if workflow.status is not Status.FAILURE:
+        return None
+    failed = (step for step in workflow.steps if step.status is Status.FAILURE and not step.tolerated)
+    return next(failed, None)
 
 
 def _sum(workflows: tuple[WorkflowResult, ...]) -> str:
@@ -238,6 +250,11 @@ def _sum(workflows: tuple[WorkflowResult, ...]) -> str:
     }
     counts = ((sum(workflow.status is status for workflow in workflows), word) for status, word in words.items())
     return ", ".join(f"{number} {word}" for number, word in counts if number)
+
+
+def _line_of(place: str) -> str:
+    """`file:12`, of a place that may name a column, too."""
+    return harmless(place.rpartition(":")[0] if _numbers(place) else place)
 
 
 def _numbers(place: str) -> list[int]:

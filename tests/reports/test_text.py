@@ -148,6 +148,23 @@ def test_cleanup_incomplete(passed: WorkflowResult) -> None:
     assert "exit code 5: every step passed, but" in report
 
 
+def test_objects_that_are_gone(run_failed: RunResult, failed: WorkflowResult, run_passed: RunResult) -> None:
+    """The commands in the hints would find nothing: once, what to do instead."""
+    words = "\nthe objects that were deleted cannot be looked at any more: run again with `--keep-on-failure`\n"
+    assert words in text.render(run_failed)
+    assert text.render(replace(run_failed, workflows=(failed, failed))).count(words) == 1
+    kept = replace(failed, cleanup=Cleanup(0, kept=("pod/pythonapp",)))
+    assert words not in text.render(replace(run_failed, workflows=(kept,)))
+    assert words not in text.render(run_passed)
+
+
+def test_verdicts_of_several_say_why(passed: WorkflowResult, failed: WorkflowResult) -> None:
+    """What happened to each of them may be screens above; of one alone it stands just above."""
+    verdict = 'job failed in 2 min 10 s at "Wait until it is ready" (workflows/pod.yaml:12)'
+    assert text.render(RunResult("r1", (failed,), 130)).endswith(f"\n{verdict}\n")
+    assert f"\n{verdict}: pod/pythonapp cannot" in text.render(RunResult("r1", (failed, passed), 134))
+
+
 def test_nothing_to_clean_up(passed: WorkflowResult) -> None:
     """A run that made nothing says so."""
     assert "\ncleanup: nothing to delete\n" in text.render(RunResult("r1", (replace(passed, cleanup=Cleanup()),), 1))
@@ -160,7 +177,8 @@ def test_a_failure_with_little(passed: WorkflowResult, place: str) -> None:
     report = text.render(RunResult("r1", (replace(passed, steps=(step,), status=Status.FAILURE),), 1))
     where = f"{place}: " if place else ""
     assert f"\n\n✗ Build the image\n  {where}it broke\n\ncleanup" in report
-    assert report.endswith('pod failed in 4.2 s: step "Build the image": it broke\n')
+    shown = f" ({place.removesuffix(':1')})" if place else ""
+    assert report.endswith(f'pod failed in 4.2 s at "Build the image"{shown}\n')
 
 
 def test_failed_without_a_failed_step(passed: WorkflowResult) -> None:
