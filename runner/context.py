@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,8 @@ class StepContext:
             root=self._execution.workflow.root,
         )
 
-    def execute(self, command: Command, *, check: bool = True) -> CommandResult:
-        cluster = self._execution.shared.cluster
-        # Without a cluster of the run there is none for its children either: nobody proved that one may be touched.
-        env = {**(cluster.environment if cluster else {"KUBECONFIG": os.devnull}), **self._env, **command.env}
+    def execute(self, command: Command, *, check: bool = True, lent: bool = False) -> CommandResult:
+        env = {**self._of_cluster(lent=lent), **self._env, **command.env}
         cwd = command.cwd or None
         self.commands.append(str(command))
         self.emit("command started", argv=list(command.argv), cwd=str(cwd or ""))
@@ -117,6 +115,12 @@ class StepContext:
         if check and result.code != 0:
             raise StepFailed(_why_failed(result), reason="exit_code", result=result)
         return result
+
+    def _of_cluster(self, *, lent: bool) -> Mapping[str, str | None]:
+        cluster = self._execution.shared.cluster
+        if cluster is None:  # then there is none for its children either: nobody proved that one may be touched
+            return {"KUBECONFIG": os.devnull}
+        return cluster.lend() if lent else cluster.environment
 
     def _on_line(self, stream: str, line: str) -> None:
         show = bool(self._step and self._step.show)

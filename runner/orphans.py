@@ -1,8 +1,8 @@
 """Children that a run left: which processes they are, and how they end.
 
 A child is known by its process number and the moment of its start, together with its session: what it started and left
-is in there too. One that was just being started when the run died is known by the mark in its environment; so is, at
-the end of a run, whatever left the session of its child. A daemon that is to outlive the run is started without it:
+is in there too. One that was just being started when the run died is known by the mark in its environment; so is, when
+the run is over, whatever left the session of its child. A daemon that is to outlive the run is started without it:
 `env -u RUNNER_CHILD setsid …`.
 """
 
@@ -63,7 +63,12 @@ def end(children: Iterable[Process]) -> list[str]:
 
 def end_marked(run: str) -> None:
     """End what still carries a mark of this run, whichever session it is in; for when all its children have ended."""
-    _end(lambda: {pid for pid, _ in _processes() if _mark_of(pid).startswith(f"{run}/") and not _serves_podman(pid)})
+    own = os.getpid()  # of who cleans up in what the run has left
+
+    def is_marked(pid: int) -> bool:
+        return pid != own and _mark_of(pid).startswith(f"{run}/") and not _serves_podman(pid)
+
+    _end(lambda: {pid for pid, _ in _processes() if is_marked(pid)})
 
 
 def _end(look: Callable[[], set[int]]) -> None:

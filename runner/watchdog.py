@@ -200,6 +200,7 @@ def _rescue(folder: Path, descriptor: int, events: Events) -> None:
     past = replay(folder)
     events.emit("watchdog started", pid=os.getpid(), objects=len(past.doomed), handover=past.end is not None)
     children = orphans.end(past.children.values())
+    orphans.end_marked(past.id)
     for mark in past.children:
         journal.ended(mark)
     for path in past.temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from runner.cluster.protocol import (
 from runner.cluster.proxy import Proxy
 from runner.deadline import Deadline
 from runner.errors import CannotStart, RunnerError
-from runner.journal import Undo
+from runner.journal import KUBECONFIG, STEPS, Undo
 from runner.shell import Command
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ class Kubectl(Observer):
         self.images: dict[str, str] = {}
         """The images that were made known to the nodes, with their ids."""
         self._pinned = pinned
+        self._lent = pinned.parent / STEPS / KUBECONFIG
+        self._lending = threading.Lock()
         self.runs = pinned.parent.parent
         """Where the runs of this machine are remembered."""
         self._proxy = Proxy(self.environment, sockets)
@@ -222,6 +225,14 @@ class Kubectl(Observer):
             hint = "it works, but slower; kubectl proxy --unix-socket=/tmp/test.sock shows what is wrong"
             message = f"{error.message}; so every look at the cluster is a kubectl process of its own"
             self.patience.report("warning", message=message, hint=hint)
+
+    def lend(self) -> Mapping[str, str | None]:
+        with self._lending:
+            if not self._lent.exists():
+                self._lent.parent.mkdir(mode=0o700, exist_ok=True)
+                self._lent.touch(mode=0o600)
+                self._lent.write_bytes(self._pinned.read_bytes())
+        return {**self.environment, "KUBECONFIG": str(self._lent)}
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -259,6 +270,8 @@ class Kubectl(Observer):
         new.touch(mode=0o600)
         new.write_text(json.dumps(config))
         new.replace(self._pinned)
+        with self._lending:
+            self._lent.unlink(missing_ok=True)
 
     def undo(self, records: Sequence[Undo], hand: UndoingHand, *, hurry: bool) -> Iterator[Gone]:
         return deletion.undo(self, records, hand, hurry=hurry)

@@ -94,6 +94,9 @@ class Podman(Observer):
         # Only a rootful podman on this very machine has Pods whose addresses can be reached from here.
         self.direct = not remote and not info["host"]["security"]["rootless"]
 
+    def lend(self) -> Mapping[str, str | None]:
+        return self.environment
+
     def close(self) -> None:
         self.api.close()
         self._service.close()

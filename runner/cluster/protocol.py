@@ -237,7 +237,10 @@ class Cluster(Protocol):
     namespace: str
     """The namespace that holds when a step names none."""
     environment: dict[str, str | None]
-    """Laid over the environment of every child: the pinned KUBECONFIG and the like."""
+    """Laid over the environment of every child of ours: the pinned KUBECONFIG and the like."""
+
+    def lend(self) -> Mapping[str, str | None]:
+        """The same for a child that may do as it likes: what it changes in its kubeconfig changes nothing for us."""
 
     @property
     def dialect(self) -> Dialect: ...

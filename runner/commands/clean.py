@@ -200,6 +200,7 @@ def _undo_past(case: Case, past: Past, options: Namespace, deadline: Deadline) -
         stack.callback(lambda: _end(case, past, journal))
         stack.callback(lambda: tidy(past.folder, left=_still_open(case, journal) > 0))
         orphans.end(past.children.values() if past.started and past.started.boot == boot_id() else ())
+        orphans.end_marked(past.id)
         for mark in past.children:
             journal.ended(mark)
         for path in past.temporary:

@@ -201,7 +201,8 @@ class Context(Protocol):
     @property
     def cluster(self) -> Cluster: ...
 
-    def execute(self, command: Command, *, check: bool = True) -> CommandResult: ...
+    def execute(self, command: Command, *, check: bool = True, lent: bool = False) -> CommandResult:
+        """As `Hand.execute`; with `lent` for a command of the user's, which gets a kubeconfig that it may change."""
 
     def observed(self, equivalent: str) -> None:
         """Log the line that the following observation stands for."""

@@ -2,7 +2,9 @@
 
 A string is a script for `bash -euo pipefail`; a list is a program and its arguments, without a shell. Values travel in
 `env`, never inside a script, and secrets nowhere else: every user of a machine can see the arguments of its programs.
-The children see the run's cluster and namespace as kubectl's own defaults. A run is connected to a cluster when a step
+The children see the run's cluster and namespace as kubectl's own defaults, in a kubeconfig of their own: what one of
+them changes in it (`kubectl config use-context`, a new cluster) holds for the `run` steps after it, and for no other
+step. A run is connected to a cluster when a step
 needs one or names kubectl or helm, or when the file or the command line names a cluster or a namespace; otherwise, and
 on podman, its children see no kubeconfig.
 
@@ -130,7 +132,7 @@ def run(args: Args, context: Context) -> dict[str, Any]:
     (command,) = commands(args, context.scene)
     if isinstance(args.command, str) and not find("bash"):
         raise StepFailed("bash is not installed", hint="install bash, or give `command` as a list", reason="tool")
-    result = context.execute(command, check=False)
+    result = context.execute(command, check=False, lent=True)
     if result.code != args.expect.code:
         raise StepFailed(
             f"{_ended(result.code)}, expected exit code {args.expect.code}"

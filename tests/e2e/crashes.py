@@ -80,7 +80,11 @@ steps:
   - {wait: deployment/web-TAG, namespace: PLACE}
   - {forward: {target: deployment/web-TAG, ports: "PORT:5000"}, namespace: PLACE}
   - verify: {url: "http://127.0.0.1:PORT/", contains: Hello}
-  - run: "kubectl get configmaps; sleep 0.5"
+  - run: |
+      kubectl config set-context --current --namespace=PLACE  # where a map of the same name is
+      setsid sleep 600 >/dev/null 2>&1 &  # a daemon that leaves the session
+      kubectl get configmaps
+      sleep 0.5
   - delete: map.yaml
 """,
     # What stands beside the run, and must stay as it is.
@@ -226,7 +230,7 @@ class Site:
         """What is left on the machine; when nothing is, what is left in the cluster or was touched there."""
         left = [f"process {line}" for line in self.processes()]
         left += [f"file {path}" for path in (self.folder / "tmp").iterdir()]
-        left += [f"file {path}" for path in (self.folder / "state").glob("runner/runs/*/kubeconfig*")]
+        left += [f"file {path}" for path in (self.folder / "state").glob("runner/runs/*/**/kubeconfig*")]
         left += [f"port {self.port}"] if _is_taken(self.port) else []
         return left or [*self.in_cluster()]
 

@@ -127,6 +127,25 @@ def test_everything_dead_at_once(site: Site) -> None:
     assert f"{run}: crashed" in runner(site, "show", run).stdout
 
 
+@pytest.mark.parametrize("who", ["watchdog", "clean"])
+def test_daemons_of_a_run_that_is_killed(site: Site, who: str) -> None:
+    """What left the session of its command goes, too, whoever cleans up."""
+    daemon = "setsid bash -c 'sleep 600 & exec sleep 601' >/dev/null 2>&1 & until pgrep -s $! >/dev/null; do :; done"
+    site.write("flow.yaml", f"steps: [{{apply: map.yaml}}, {{run: {json.dumps(daemon)}}}, {{run: sleep 60}}]")
+    process, _ = site.start()
+    site.await_event("step started", "steps[2]")
+    daemons = [pid for pid in site.pids() if "sleep 60" in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")]
+    assert len(daemons) >= 2
+    for pid in site.pids() if who == "clean" else [process.pid]:
+        if pid not in daemons:
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    if who == "clean":
+        assert runner(site, "clean", "--all").returncode == 0
+
+    assert site.settle() == [], site.story()
+
+
 def test_what_is_kept_goes_by_name(site: Site) -> None:
     """`--keep` leaves it, the next run may update it, and `clean` removes it only when its run is named."""
     site.write("flow.yaml", "steps: [{apply: map.yaml}]")

@@ -345,6 +345,49 @@ def test_commands_alone_run_in_the_namespace_that_was_named(flow: Flow, namespac
     assert kubectl("get", "configmap", "here", "-n", namespace, "-o", "name") == "configmap/here\n"
 
 
+def test_what_commands_change_in_their_kubeconfig(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
+    """It holds for the commands after them, and neither for other steps nor for the cleanup."""
+    (tmp_path / "map.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: made}\n")
+    code, report = flow(
+        """
+        steps:
+          - run: |
+              kubectl config set-cluster far --server=https://127.0.0.1:1
+              kubectl config set-context far --cluster=far --namespace=elsewhere
+              kubectl config use-context far
+          - apply: map.yaml
+          - run: {command: kubectl config current-context}
+            id: current
+        """
+    )
+
+    assert code == 0, report["problems"]
+    assert report["steps"][2]["outputs"]["stdout"] == "far"
+    assert report["cleanup"]["deleted"] == 1
+    assert kubectl("get", "configmap", "made", "-n", namespace, "--ignore-not-found") == ""
+
+
+def test_files_that_an_expression_names(flow: Flow, tmp_path: Path) -> None:
+    """Wherever a step takes files, alone and in a list."""
+    (tmp_path / "map.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: made}\n")
+    code, report = flow(
+        """
+        inputs: {file: {default: map.yaml}, target: {default: configmap/made}}
+        steps:
+          - apply: ${{ inputs.file }}
+          - wait: ${{ inputs.target }}
+          - delete: ${{ inputs.target }}
+          - apply: ["${{ inputs.file }}"]
+          - delete: {file: "${{ inputs.file }}"}
+          - apply: {file: "${{ inputs.file }}"}
+          - run: ["true"]
+        """
+    )
+
+    assert code == 0, report["problems"]
+    assert report["cleanup"]["deleted"] == 1
+
+
 def test_two_namespaces_with_the_same_name_of_object(flow: Flow, namespace: str, kubectl: Kubectl) -> None:
     """Cleanup touches only the namespace that the run worked in."""
     kubectl("create", "configmap", "same", "-n", "default")
