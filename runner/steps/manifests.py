@@ -292,7 +292,7 @@ def known(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
     try:
         if written and not _has_expression(written):
             return inline(written)
-        if not isinstance(names, str | list | None):  # an expression that stands for all of them
+        if not isinstance(names, str | list | tuple | None):  # an expression that stands for all of them
             return []
         listed = [names] if isinstance(names, str) else names or []
         if any(not isinstance(name, str) or has_expression(name) or is_remote(name) for name in listed):
