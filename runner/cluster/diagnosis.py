@@ -1,13 +1,13 @@
 """What a person needs to see when an object is not as it should be: state, the events that matter, last log lines.
 
 As data first (plain values, for the report in JSON): one map per object with `object`, `namespace`, `state`,
-`conditions`, `events`, `containers`; then as text.
+`conditions`, `events`, `containers`, `alike`; then as text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -59,8 +59,8 @@ def diagnose(
         yield _facts(cluster, item, deadline, blame)
         if item["kind"] != "Pod":
             pods = sorted(_pods_of(cluster, item, deadline), key=lambda pod: (name_of(pod) != blame[0], _is_fine(pod)))
-            for pod in pods[:OBJECTS]:
-                yield _facts(cluster, pod, deadline, blame)
+            for pod, *others in _alike(pods)[:OBJECTS]:
+                yield {**_facts(cluster, pod, deadline, blame), "alike": len(others)}
 
 
 def _pods_of(cluster: Kubectl, item: Object, deadline: Deadline) -> list[Object]:
@@ -68,6 +68,17 @@ def _pods_of(cluster: Kubectl, item: Object, deadline: Deadline) -> list[Object]
     members = family(cluster, resource, item, deadline) if "uid" in item["metadata"] else ()
     found = [cluster.patiently("GET", member.path, deadline) for member in members if member.resource.kind == "Pod"]
     return [{"apiVersion": "v1", "kind": "Pod", **pod} for pod in found]
+
+
+def _alike(pods: Iterable[Object]) -> list[list[Object]]:
+    """Pods in groups of the same trouble, or in the same state when they have none."""
+    groups: dict[Hashable, list[Object]] = {}
+    for pod in pods:
+        key = {trouble.key[1:] for trouble in troubles(pod)} or {
+            (each.name, bool(each.status.get("ready")), *(each.status.get("state") or {})) for each in containers(pod)
+        }
+        groups.setdefault(frozenset(key), []).append(pod)
+    return list(groups.values())
 
 
 def _is_fine(pod: Object) -> bool:
@@ -93,6 +104,7 @@ def _facts(cluster: Kubectl, item: Object, deadline: Deadline, blame: tuple[str,
         ]
         if is_pod
         else [],
+        "alike": 0,
     }
 
 
@@ -129,14 +141,14 @@ def _events(cluster: Kubectl, item: Object, deadline: Deadline) -> list[Facts]:
 
 
 def events_that_matter(items: Iterable[Object]) -> list[Facts]:
-    """Warnings without noise; those that differ only in a generated name are one."""
+    """Warnings without noise; those that differ only in numbers or in a generated name are one: the newest."""
     found: dict[tuple[str, str], Facts] = {}
     for item in sorted(items, key=event_order):
         reason, message = str(item.get("reason") or ""), " ".join((item.get("message") or "").split())
         if item.get("type") == "Normal" or reason in _NOISE or message.removeprefix("Error: ") in REASONS:
             continue
         message = message.removeprefix("(combined from similar events): ")
-        key = reason, re.sub(r'pods "[^"]+"', "pods", message)
+        key = reason, re.sub(r'pods "[^"]+"|\d+', "", message)
         count = item.get("count") or (item.get("series") or {}).get("count") or 1
         before = found.pop(key, {"count": 0})["count"]
         last = event_order(item)[0]
@@ -199,6 +211,8 @@ def text(facts: Iterable[Facts]) -> str:
 
 def _lines(facts: Facts) -> Iterator[str]:
     yield facts["object"] + (f" in namespace {facts['namespace']}" if facts["namespace"] else "")
+    if facts["alike"]:
+        yield f"  and {facts['alike']} more {'Pod' if facts['alike'] == 1 else 'Pods'} like it"
     if facts["state"]:
         yield f"  phase {facts['state']}"
     for container in facts["containers"]:

@@ -72,6 +72,7 @@ def _facts(item: Object, deadline: Deadline, container: str) -> Facts:
             }
             for each in containers(item)
         ],
+        "alike": 0,
     }
 
 

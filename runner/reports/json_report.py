@@ -35,6 +35,7 @@ may come, so ignore what you do not know):
       - `containers`: `name`, `init`, `image`, `state` (`waiting`, `running`, `terminated`), `reason`, `message`,
         `ready`, `restarts`, `exit_code` (null unless it has ended before), `exit_reason`; `log`, the last 20 lines of
         the container that is to blame, and `log_of_previous`: whether they are of its life before it crashed.
+      - `alike`: how many more Pods of the same workload have the same trouble.
   - `cleanup`: `deleted` (how many objects), `kept` (their names), `left`: `object`, `why`, `command` (which removes
     it), `hint` (what to do where that alone does not help); `seconds`.
 - `problems`: what is wrong with the files: `file`, `line` and `column` from 1 (0: the file as a whole), `width` (how

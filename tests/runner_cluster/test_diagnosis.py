@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from runner.cluster import diagnosis
 from runner.cluster.diagnosis import advice, diagnose, events_that_matter, text
 from runner.cluster.http import ApiError
 from runner.cluster.reasons import Trouble
@@ -144,3 +145,32 @@ def test_warnings_that_differ_in_a_generated_name_are_one(kind: str) -> None:
     assert len(events) > 1
     assert only["count"] == sum(item.get("count", 1) for item in events)
     assert (only["reason"], "exceeded quota" in only["message"]) == ("FailedCreate", True)
+
+
+def test_warnings_that_differ_only_in_numbers_are_one() -> None:
+    """The newest stands for all of them."""
+    said = ["probe failed: dial tcp 10.1.2.3:80: refused", "probe failed: dial tcp 10.1.2.14:80: refused", "no route"]
+    events = [
+        {"type": "Warning", "reason": "Unhealthy", "message": message, "lastTimestamp": f"2026-01-01T00:00:0{second}Z"}
+        for second, message in enumerate(said)
+    ]
+    found = events_that_matter(events)
+
+    assert [(event["message"], event["count"]) for event in found] == [(said[1], 2), (said[2], 1)]
+
+
+def test_pods_of_the_same_trouble_are_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Deployment whose Pods all crash; another one of them waits for its image."""
+    crash, never = RECORDED["objects"]["pod/crash"], RECORDED["objects"]["pod/never"]
+    pods = [
+        {**pod, "metadata": {**pod["metadata"], "name": name, "uid": name}}
+        for name, pod in {"a": crash, "b": crash, "c": never, "d": crash}.items()
+    ]
+    monkeypatch.setattr(diagnosis, "_pods_of", lambda *_: pods)
+    cluster: Any = Cluster({True: "no database"})
+    with Deadline(5) as deadline:
+        found = list(diagnose(cluster, [RECORDED["objects"]["deployment/deadline"]], deadline, ("pod/b", "app")))
+
+    assert [(each["object"], each["alike"]) for each in found[1:]] == [("pod/b", 2), ("pod/c", 0)]
+    assert "pod/b in namespace demo\n  and 2 more Pods like it\n" in text(found)
+    assert text(found).count("like it") == 1
