@@ -317,7 +317,7 @@ def _lines(cases: Sequence[Case], options: Namespace, *, acts: bool) -> Iterator
     for case in cases:
         where = f", on {case.where}" if case.where else ""
         held = f": {case.held}" if case.held else ""
-        yield harmless(f"{case.run}  {history.in_words(case.status)}, begun {case.when}{where}{held}")
+        yield harmless(f"{case.run}  {history.in_words(case.status, case.past)}, begun {case.when}{where}{held}")
         for record in case.doomed:
             yield from _line(case, record, acts=acts)
         for record in case.kept:

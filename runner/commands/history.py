@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.errors import UsageError
+from runner.errors import ExitCode, UsageError
 from runner.journal import Past, line, past_runs, replay, state_flags
 
 _MEANINGS = {
@@ -35,8 +35,10 @@ def find(runs: Path, name: str) -> Past:
     return replay(found[0])
 
 
-def in_words(status: str) -> str:
-    """How a run ended, for people; machines read the status itself."""
+def in_words(status: str, past: Past | None = None) -> str:
+    """How a run ended, for people, as its report said it; machines read the status itself."""
+    if past and past.end and past.end.code == ExitCode.CLEANUP and status == past.end.status:
+        return f"passed, {len(past.doomed)} left" if past.doomed else "passed"
     return _MEANINGS.get(status, status)
 
 

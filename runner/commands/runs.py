@@ -50,4 +50,4 @@ def _row(past: Past) -> tuple[str, ...]:
     status = past.status
     left = "" if status == "running" else f"{len(past.doomed) or '-'}{kept}"
     files = " ".join(past.started.files) if past.started else ""
-    return past.id, history.when(past), history.in_words(status), left, files
+    return past.id, history.when(past), history.in_words(status, past), left, files

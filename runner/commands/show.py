@@ -56,7 +56,7 @@ def _lines(past: Past, records: list[dict[str, Any]], style: Any, verbose: bool)
             yield readable(_event(record))
     started = past.started
     who = f", process {started.pid} on {started.host}" if started else ""
-    yield f"{past.id}: {history.in_words(past.status)}, begun {history.when(past)}{who}"
+    yield f"{past.id}: {history.in_words(past.status, past)}, begun {history.when(past)}{who}"
     for left in past.doomed if past.status != "running" else ():
         yield f"  left: {address(left)}"
     for kept in past.spared:

@@ -219,6 +219,8 @@ class _Report:
         verdict = (
             f"{pad(name, column) if several else name} {self.style.paint(tone, ended)} {duration(workflow.seconds)}"
         )
+        if workflow.status is Status.SUCCESS and workflow.cleanup.left:
+            verdict += f", {len(workflow.cleanup.left)} left"
         culprit = _culprit(workflow)
         if culprit is None:
             return f"{verdict}: {why}" if (why := first_line(workflow.cause)) else verdict

@@ -69,6 +69,18 @@ def test_runs_lists_all_of_them(answer: Answer, tmp_path: Path) -> None:
     assert crashed["context"] == "kind-a"
 
 
+def test_steps_passed_and_something_is_left(answer: Answer, tmp_path: Path) -> None:
+    """Every command says what the report of the run said; machines read the status that goes with the exit code."""
+    journal = made(tmp_path, "20260101-000001-aaaa")
+    journal.end("failure", 5, left=1)
+    journal.close()
+
+    assert "  passed, 1 left  1 " in answer("runs")[1]
+    assert "20260101-000001-aaaa: passed, 1 left, begun " in answer("show", "last")[1]
+    assert "20260101-000001-aaaa  passed, 1 left, begun " in answer("clean")[1]
+    assert json.loads(answer("runs", "-o", "json")[1])["runs"][0]["status"] == "failure"
+
+
 def test_without_any_run(answer: Answer) -> None:
     """Nothing is an answer, too."""
     assert answer("runs")[0] == 0

@@ -145,7 +145,7 @@ def test_cleanup_incomplete(passed: WorkflowResult) -> None:
     report = text.render(RunResult("r1", (replace(passed, cleanup=Cleanup(0, (), (left,), 30)),), 40, clean=clean))
     assert f"  try: {clean}\n" in report
     assert "  left: pod/x: it is stuck\n  │ for a reason\n    remove it with: kubectl delete pod/x\n" in report
-    assert "exit code 5: every step passed, but" in report
+    assert "\npod passed in 4.2 s, 1 left\nexit code 5: every step passed, but" in report
 
 
 def test_objects_that_are_gone(run_failed: RunResult, failed: WorkflowResult, run_passed: RunResult) -> None:
