@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 COMMANDS = ("run", "plan", "validate", "schema", "doctor", "runs", "show", "clean")
 
@@ -52,8 +52,9 @@ in JSON as in the report of a run: success, failure, cancelled, error, running, 
 
 SHOW_EXAMPLES = """\
 examples:
-  runner show last
-  runner show 20261124-02 -v
+  runner show                               the last run
+  runner show 20261124-02 -v                the run whose id begins so
+  runner show 6c49                          or ends so
 
 exit codes: 0 shown, 2 there is no such run
 """
@@ -210,7 +211,9 @@ def _report_error(error: object, options: Namespace) -> None:
         result = RunResult("", (), 0.0, error=error.message, hint=error.hint)
         terminal.write(sys.stdout, json_report.render(result, int(error.code)))
     else:
-        _say(f"runner: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
+        from runner.reports.wording import advice
+
+        _say(f"runner: {error.message}" + (f"\n  {advice(error.hint)}" if error.hint else ""))
 
 
 def _report_bug(error: BaseException) -> None:
@@ -231,15 +234,30 @@ def _parser_class() -> type[ArgumentParser]:
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        """Suggests the option that was meant."""
+        """Names the option that it does not know, also where a file is missing, and suggests the one that was meant."""
+
+        given: Sequence[str] = ()
+
+        def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+            self.given = args
+            return super().parse_intermixed_args(args, namespace)
 
         def error(self, message: str) -> NoReturn:
+            unknown = next((word for word in self.given if self._is_unknown(word)), "")
+            if unknown and message.startswith("the following arguments are required"):
+                message = f"unrecognized arguments: {unknown}"
+            close = self._close(unknown) if message.startswith("unrecognized") else ""
+            super().error(message + (f" (did you mean {close}?)" if close else ""))
+
+        def _is_unknown(self, word: str) -> bool:
+            option = word.partition("=")[0] if word.startswith("--") else word[:2]
+            return word[:1] == "-" and len(word) > 1 and option not in self._option_string_actions
+
+        def _close(self, unknown: str) -> str:
             from difflib import get_close_matches
 
-            unknown = [word for word in message.split() if word.startswith("--")][:1]
-            close = get_close_matches(unknown[0], self._option_string_actions, n=1) if unknown else []
-            hint = f" (did you mean {close[0]}?)" if close and message.startswith("unrecognized") else ""
-            super().error(message + hint)
+            known = [*self._option_string_actions, "--version"]
+            return "--version" if unknown == "-V" else next(iter(get_close_matches(unknown, known, n=1)), "")
 
     return Parser
 
@@ -305,7 +323,13 @@ def _past(command: Callable[..., ArgumentParser]) -> None:
     _state(runs)
     _output(runs, "print a table, or one JSON object")
     show = command("show", "Tell what happened in a past run, also in one that was killed.", SHOW_EXAMPLES)
-    show.add_argument("run", metavar="ID", help="the run's id, the beginning of it, or `last`")
+    show.add_argument(
+        "run",
+        metavar="ID",
+        nargs="?",
+        default="last",
+        help="the run's id, its beginning or its end; without it the last",
+    )
     show.add_argument("-v", "--verbose", action="store_true", help="show commands and the output of children too")
     _state(show)
     _output(show, "print events as text, or the run as one JSON object")

@@ -91,7 +91,7 @@ def input_values(
                 values[name] = _typed(inputs[name], text, "--set", faults)
     faults += _missing(inputs, values)
     if faults:
-        raise UsageError("; ".join(faults))
+        raise UsageError("\n  ".join([f"{len(faults)} problems with the inputs:", *faults] if faults[1:] else faults))
     return values
 
 

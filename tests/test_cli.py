@@ -131,10 +131,12 @@ def test_folder_is_its_workflows(folder: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["okk.yaml"], "runner: there is no file okk.yaml\n  try: did you mean ok.yaml?\n"),
-        (["validate", "ok.yml"], "runner: there is no file ok.yml\n  try: did you mean ok.yaml?\n"),
-        (["validat", "ok.yaml"], "runner: there is no file validat\n  try: did you mean validate?\n"),
-        (["docter"], "runner: there is no file docter\n  try: did you mean doctor?\n"),
+        (["okk.yaml"], "runner: there is no file okk.yaml\n  hint: did you mean ok.yaml?\n"),
+        (["validate", "ok.yml"], "runner: there is no file ok.yml\n  hint: did you mean ok.yaml?\n"),
+        (["validat", "ok.yaml"], "runner: there is no file validat\n  hint: did you mean validate?\n"),
+        (["docter"], "runner: there is no file docter\n  hint: did you mean doctor?\n"),
+        (["help"], "runner: there is no file help\n  hint: did you mean `runner --help`?\n"),
+        (["version"], "runner: there is no file version\n  hint: did you mean `runner --version`?\n"),
         (["nowhere/x"], "runner: there is no file nowhere/x\n"),
         (["--set", "a=b", "none"], "runner: there is no file none\n"),
         (["ok.yaml", "--values", "no/v"], "runner: there is no file no/v (--values)\n"),
@@ -154,6 +156,10 @@ def test_what_is_not_there(arguments: list[str], message: str, folder: Path, cap
     [
         (["validate", "--outpt", "json", "ok.yaml"], "runner validate: error: unrecognized arguments: --outpt"),
         (["ok.yaml", "--keep-on"], "runner run: error: unrecognized arguments: --keep-on"),
+        (["--nope"], "runner run: error: unrecognized arguments: --nope"),
+        (["-V"], "runner run: error: unrecognized arguments: -V (did you mean --version?)"),
+        (["--verson"], "runner run: error: unrecognized arguments: --verson (did you mean --version?)"),
+        (["-nx", "--set=a=b", "-v"], "runner run: error: the following arguments are required: FILE"),
         (["validate"], "runner validate: error: the following arguments are required: FILE"),
         (["ok.yaml", "--set"], "runner run: error: argument --set: expected one argument"),
         (["ok.yaml", "-v", "-q"], "not allowed with argument"),
@@ -191,6 +197,15 @@ def test_wrong_settings(setting: str, message: str, folder: Path, capsys: Captur
         assert run(command, "ok.yaml", "--set", setting) == 2
         assert capsys.readouterr() == ("", f"runner: {message}\n")
     assert not (folder.parent / "state").exists()
+
+
+def test_several_wrong_settings_are_a_line_each(folder: Path, capsys: Captured) -> None:
+    assert run("ok.yaml", "--set", "tga=x", "--set", "tag") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "runner: 2 problems with the inputs:",
+        "  the workflow has no input `tga` (--set); did you mean `tag`?",
+        "  --set tag: write --set name=value",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def _similar(path: Path) -> str:
 
     from runner.cli import COMMANDS
 
+    if str(path) in ("help", "version"):
+        return f"did you mean `runner --{path}`?"
     there = path.parent.iterdir() if path.parent.is_dir() else ()
     siblings = {str(path.parent / item.name): item for item in there if item.exists()}
     if close := get_close_matches(str(path), [*COMMANDS, *siblings], n=1):

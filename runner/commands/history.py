@@ -19,14 +19,14 @@ _MEANINGS = {
 
 
 def find(runs: Path, name: str) -> Past:
-    """The run of this id, or of the only one that begins so; `last` is the newest. Raises `UsageError`."""
+    """The run of this id, or of the only one that begins or ends so; `last` is the newest. Raises `UsageError`."""
     folders = list(past_runs(runs))
     if not folders:
         raise UsageError(f"no run is remembered in {runs}", hint="--state-dir names another folder")
     if name == "last":
         return replay(folders[-1])
     found = [folder for folder in folders if folder.name == name] or [
-        folder for folder in folders if name and folder.name.startswith(name)
+        folder for folder in folders if name and (folder.name.startswith(name) or folder.name.endswith(name))
     ]
     if not found:
         raise UsageError(f"there is no run {name} in {runs}", hint=f"`{line('runs', *state_flags(runs))}` lists them")

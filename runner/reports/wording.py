@@ -19,6 +19,7 @@ _HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # Marks that reorder what is displayed: a reviewer would read something else than what stands there.
 _REORDERING: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _NEEDS_QUOTES = re.compile(r"[\s\"'=]|^$")
+_FACT: Final = re.compile(r"(?:did you mean|there|its?|known|the|an?|another|what|which|every|this|is|do) ")
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -110,8 +111,10 @@ def outcome(deleted: int, left: int, kept: int) -> str:
 
 
 def advice(hint: str) -> str:
-    """A hint as a sentence that tells what to do."""
-    return hint if hint.lower().startswith("try") else f"try: {hint}"
+    """A hint behind a word that says what it is: something to do or to type, or a fact or a question that helps."""
+    if hint.lower().startswith("try"):
+        return hint
+    return f"hint: {hint}" if _FACT.match(hint) else f"try: {hint}"
 
 
 def cure(command: str, hint: str) -> str:

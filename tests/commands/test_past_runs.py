@@ -147,6 +147,8 @@ def test_a_name_must_mean_one_run(answer: Answer, tmp_path: Path) -> None:
         made(tmp_path, f"20260101-00000{letter}-aaaa").close()
 
     assert "there is no run 2025 in" in answer("show", "2025")[2]
+    assert "20260101-00000a-aaaa: crashed" in answer("show", "a-aaaa")[1]
+    assert "20260101-00000b-aaaa: crashed" in answer("show")[1]
     assert "may be any of 20260101-00000a-aaaa, 20260101-00000b-aaaa" in answer("clean", "--run", "2026")[2]
 
 

@@ -121,6 +121,8 @@ def test_advice() -> None:
     """A hint tells what to try, once."""
     assert wording.advice("kubectl get pods") == "try: kubectl get pods"
     assert wording.advice("Try again") == "Try again"
+    for fact in ("did you mean pod/web?", "its ports: 80 (http)", "there is trial", "known are: a, b"):
+        assert wording.advice(fact) == f"hint: {fact}"
 
 
 @pytest.mark.parametrize(
