@@ -61,15 +61,26 @@ def build(document: Document, kinds: Mapping[str, Kind], *, outside: bool = Fals
 def refuse_other_documents(document: Document) -> None:
     """A manifest or a playbook given as a workflow gets one message that says so, not forty about its keys."""
     data = document.data
-    if isinstance(data, Mapping) and is_manifest(data):
-        kind = data["kind"]
-        hint = f"write a workflow with the step `- apply: {Path(document.file).name}`, and run that"
-        message = f"this is {with_article(str(kind))}, not a workflow"
-        raise InvalidWorkflow((document.problem(("kind",), message, hint=hint),))
+    if problems := not_a_workflow(document):
+        raise InvalidWorkflow(problems)
     if not isinstance(data, Mapping):
         what = "a list" if isinstance(data, list) else "a single value"
         hint = "put the steps under `steps:`" if isinstance(data, list) else "it begins with `steps:`"
         raise InvalidWorkflow((document.problem((), f"a workflow is a map, this file is {what}", hint=hint),))
+
+
+def not_a_workflow(document: Document) -> tuple[Problem, ...]:
+    """What to do with a file of Kubernetes instead of running it; nothing for any other."""
+    file, data = Path(document.file), document.data
+    path: tuple[str, ...] = ()
+    if file.stem == "kustomization" and isinstance(data, Mapping) and "steps" not in data:
+        what, step = "a kustomization", "- apply: {kustomize: .}"
+    elif is_manifest(data):
+        path, what, step = ("kind",), with_article(str(data["kind"])), f"- apply: {file.name}"
+    else:
+        return ()
+    hint = f"write a workflow with the step `{step}`, and run that"
+    return (document.problem(path, f"this is {what}, not a workflow", hint=hint),)
 
 
 def refuse_excess(document: Document, kinds: Mapping[str, Kind]) -> None:

@@ -268,8 +268,8 @@ def test_all_faults_of_inputs_at_once(folder: Path) -> None:
     text = "inputs: {a: {type: integer}, b: {required: true}, c: {enum: [x, y]}}\n"
 
     assert refused(text, folder, "a=x", "c=z", "d") == (
-        "input `a` from --set must be an integer, not 'x'; --set d: write --set name=value; "
-        "input `b` is required: --set b=…; input `c` must be one of x, y"
+        "4 problems with the inputs:\n  input `a` from --set must be an integer, not 'x'\n"
+        "  --set d: write --set name=value\n  input `b` is required: --set b=…\n  input `c` must be one of x, y"
     )
 
 
@@ -320,9 +320,10 @@ def test_secrets_come_from_the_environment_or_a_file(folder: Path) -> None:
     assert values(SECRET, folder, env={"TOKEN": "hunter22"})["token"] == "hunter22"
     assert values(SECRET, folder, files=({"token": "hunter22"},))["token"] == "hunter22"
     assert refused(SECRET, folder, "token=hunter22", "other=hunter22") == (
-        "input `token` is secret: give it in the environment as TOKEN, not with --set; "
-        "input `other` is secret: give it with --values FILE, not with --set; "
-        "input `token` is required: give it in the environment as TOKEN"
+        "3 problems with the inputs:\n"
+        "  input `token` is secret: give it in the environment as TOKEN, not with --set\n"
+        "  input `other` is secret: give it with --values FILE, not with --set\n"
+        "  input `token` is required: give it in the environment as TOKEN"
     )
 
 

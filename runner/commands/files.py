@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import confidential, document, masking
-from runner.building import build, is_manifest
+from runner.building import build, is_manifest, not_a_workflow
+from runner.document import Document
 from runner.errors import InvalidWorkflow, Problem, UsageError
 from runner.inputs import input_values
 from runner.steps import KINDS
@@ -29,7 +30,9 @@ def read(names: Sequence[str], *, outside: bool = False) -> list[Workflow]:
             if not (in_folder and _is_other(path, loaded.data)):
                 workflows.append(build(loaded, KINDS, outside=outside))
         except InvalidWorkflow as error:
-            if not (in_folder and _is_manifests(path)):
+            if manifests := _manifests(path, name):
+                problems += () if in_folder else not_a_workflow(manifests[0])
+            else:
                 problems += error.problems
     if problems:
         raise InvalidWorkflow(tuple(problems))
@@ -73,13 +76,13 @@ def _is_other(path: Path, data: Any) -> bool:
     return is_manifest(data) or path.stem == "kustomization"
 
 
-def _is_manifests(path: Path) -> bool:
-    """Whether a file of a folder that is no workflow is a file of several manifests."""
+def _manifests(path: Path, name: str) -> tuple[Document, ...]:
+    """The objects of a file that is no workflow, when it has nothing else."""
     try:
-        objects = document.read_objects(path, str(path))
-        return bool(objects) and all(is_manifest(item.data) for item in objects)
+        objects = document.read_objects(path, name)
     except InvalidWorkflow:
-        return False
+        return ()
+    return objects if all(is_manifest(item.data) for item in objects) else ()
 
 
 def values(workflow: Workflow, settings: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
