@@ -29,6 +29,13 @@ SHORTEST: Final = 4
 _UNSURE_HEAD: Final = (0, 2, 3)
 # `base64` and `openssl` break their lines after so many characters.
 _WRAPPED: Final = (76, 64)
+# Of a line that was broken: the whole of it, and what can stand on its sides (`\\n` as JSON writes it, too).
+_LETTERS: Final = "[A-Za-z0-9+/_-]"
+_BROKEN: Final = re.compile(
+    rf"(?:(?<!{_LETTERS})|(?<=\\n))(?:{'|'.join(f'{_LETTERS}{{{width}}}' for width in _WRAPPED)})(?!{_LETTERS})"
+)
+_LONG_PIECE: Final = 8
+"""A shorter piece of a broken secret is only one where it stands beside the break."""
 _SEQUENCE: Final = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]P^_X].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]")
 _LEVELS: Final = 3
 
@@ -40,6 +47,9 @@ class Mask:
         self._lock = threading.Lock()
         self._hidden: set[str] = set()
         self._forms: set[str] = set()
+        self._edges: set[str] = set()
+        self._beginnings: dict[bytes, list[bytes]] = {}
+        self._met: set[tuple[bytes, int, int]] = set()
         self._pattern: re.Pattern[str] | None = None
 
     def hide(self, secrets: Iterable[str]) -> None:
@@ -49,44 +59,76 @@ class Mask:
                 if secret not in self._hidden and len(secret) >= SHORTEST:
                     self._hidden.add(secret)
                     self._forms.update(form for form in _forms(secret) if len(form) >= SHORTEST)
+                    self._beginnings = {}
                     self._pattern = None
 
     def forget(self) -> None:
         """Nothing is secret any more; for tests."""
         with self._lock:
-            self._hidden, self._forms, self._pattern = set(), set(), None
+            self._hidden, self._forms, self._edges, self._pattern = set(), set(), set(), None
+            self._beginnings, self._met = {}, set()
 
     def __call__(self, thing: Thing) -> Thing:
         """The same text, data or record without secrets; itself where there is none."""
         if not self._forms:
             return thing
-        result: Thing = self._masked(thing, self._pattern or self._compiled())
+        result: Thing = self._masked(thing)
         return result
 
     def _compiled(self) -> re.Pattern[str]:
         with self._lock:
-            self._pattern = self._pattern or re.compile(_alternatives(self._forms, _LEVELS))
+            if self._pattern is None:
+                self._pattern = re.compile("|".join((_alternatives(self._forms, _LEVELS), *sorted(self._edges))))
             return self._pattern
 
-    def _masked(self, thing: Any, pattern: re.Pattern[str]) -> Any:
+    def _masked(self, thing: Any) -> Any:
         if isinstance(thing, Enum) or thing is None or isinstance(thing, bool):
             return thing
         if isinstance(thing, str):
-            return _without(thing, pattern)
+            if _may_be_broken(thing):
+                self._learn(thing)
+            return _without(thing, self._pattern or self._compiled())
         if isinstance(thing, Mapping):
-            return {self._masked(key, pattern): self._masked(item, pattern) for key, item in thing.items()}
+            return {self._masked(key): self._masked(item) for key, item in thing.items()}
         if isinstance(thing, list):
-            return [self._masked(item, pattern) for item in thing]
+            return [self._masked(item) for item in thing]
         if isinstance(thing, tuple):
-            return tuple(self._masked(item, pattern) for item in thing)
+            return tuple(self._masked(item) for item in thing)
         if is_dataclass(thing) and not isinstance(thing, type):
             values = {item.name: getattr(thing, item.name) for item in fields(thing)}
-            return replace(thing, **{name: self._masked(value, pattern) for name, value in values.items()})
+            return replace(thing, **{name: self._masked(value) for name, value in values.items()})
         if names := getattr(thing, "__struct_fields__", ()):  # msgspec's records
-            return type(thing)(**{name: self._masked(getattr(thing, name), pattern) for name in names})
+            return type(thing)(**{name: self._masked(getattr(thing, name)) for name in names})
         if isinstance(thing, int | float) and str(thing) in self._hidden:
             return STARS
         return thing
+
+    def _learn(self, text: str) -> None:
+        """Mask the pieces of secrets that are broken at the end of a full line of base64, here and on the next lines.
+
+        They are learned when such a line comes: to know them all before would be hundreds of forms for each secret.
+        """
+        for line in _BROKEN.findall(text):
+            raw = base64.b64decode(line.translate(_STANDARD))
+            with self._lock:
+                if not self._beginnings:
+                    self._beginnings = _beginnings(self._hidden)
+                    # One letter is found at the end of many lines: those pieces are learned all at once.
+                    alone = (found for start, found in self._beginnings.items() if len(start) == 1)
+                    self._add_pieces({(secret, 1, width) for found in alone for secret in found for width in _WRAPPED})
+                ends = (raw[-length:] for length in range(2, len(raw) + 1))
+                self._add_pieces(
+                    {(secret, len(end), len(line)) for end in ends for secret in self._beginnings.get(end, ())}
+                )
+
+    def _add_pieces(self, broken: set[tuple[bytes, int, int]]) -> None:
+        for piece in broken - self._met:
+            head, tails = _pieces(*piece)
+            long = [part for part in (head, *tails) if len(part) >= _LONG_PIECE]
+            self._forms.update(long, (part.translate(_URL_SAFE) for part in long))
+            self._edges.update(_edges(head, tails))
+            self._pattern = None
+        self._met |= broken
 
 
 def _without(text: str, pattern: re.Pattern[str]) -> str:
@@ -173,6 +215,56 @@ def _in_base64(raw: bytes) -> Iterator[str]:
         encoded = base64.b64encode(b"\0" * before + raw).decode().rstrip("=")
         unsure_tail = 1 if (before + len(raw)) % 3 else 0  # it depends on what follows
         yield encoded[_UNSURE_HEAD[before] : len(encoded) - unsure_tail]
+
+
+# -- base64 that is broken inside of a secret -------------------------------------------------------------------------
+
+
+_STANDARD: Final = str.maketrans("-_", "+/")
+
+
+def _may_be_broken(text: str) -> bool:
+    """Whether a full line of base64 can be in a text: somewhere are enough characters without a space."""
+    shortest = min(_WRAPPED)
+    at = 0
+    while at + shortest <= len(text):
+        space = text.rfind(" ", at, at + shortest)
+        if space < 0:
+            return True
+        at = space + 1
+    return False
+
+
+def _beginnings(secrets: Iterable[str]) -> dict[bytes, list[bytes]]:
+    """The secrets by each of their beginnings that may end a line."""
+    longest = max(_WRAPPED) // 4 * 3
+    found: dict[bytes, list[bytes]] = {}
+    for form in {form for secret in secrets for form in (secret, secret.strip())}:
+        raw = form.encode("utf-8", "surrogateescape")
+        for length in range(1, min(longest + 1, len(raw))):
+            found.setdefault(raw[:length], []).append(raw)
+    return found
+
+
+def _pieces(secret: bytes, length: int, width: int) -> tuple[str, list[str]]:
+    """What stands of a secret at the end of a line of base64 that has its first bytes, and on the lines after it."""
+    before = -length % 3
+    head = base64.b64encode(b"\0" * before + secret[:length]).decode()[_UNSURE_HEAD[before] :]
+    rest = base64.b64encode(secret[length:]).decode()
+    sure = rest.rstrip("=")[: -1 if rest.endswith("=") else None]
+    return head, [whole[at : at + width] for whole in (rest, sure) for at in range(0, len(whole), width)]
+
+
+def _edges(head: str, tails: Iterable[str]) -> Iterator[str]:
+    """Patterns for pieces that are short: at the end of a full line, and at the beginning of the next."""
+    for spelled in {head, head.translate(_URL_SAFE)}:
+        if 1 < len(spelled) < _LONG_PIECE:
+            full = f"(?<={_LETTERS}{{{min(_WRAPPED) - len(spelled)}}})"
+            yield f"{full}{re.escape(spelled)}(?!{_LETTERS})"
+    for spelled in {form for tail in tails for form in (tail, tail.translate(_URL_SAFE))}:
+        if 1 < len(spelled) < _LONG_PIECE:  # many words begin with two letters, but no long line of base64 is a word
+            line = f"(?={_LETTERS}{{20}})" if len(spelled) < SHORTEST else ""
+            yield f"(?:(?<!{_LETTERS})|(?<=\\\\n)){re.escape(spelled)}{line}"
 
 
 _PROCESS: Final = Mask()

@@ -65,6 +65,38 @@ def test_long_base64_is_broken_into_lines(mask: Mask) -> None:
         assert set(mask(text).split()) == {STARS}
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["as one text", "line by line"])
+@pytest.mark.parametrize("altered", ["+/", "-_"])
+@pytest.mark.parametrize("width", [76, 64])
+@pytest.mark.parametrize("secret", ["Tr0ub4dor-3?", "7q#~", "".join(chr(33 + 7 * at % 90) for at in range(150))])
+def test_base64_that_is_broken_inside_of_a_secret(
+    mask: Mask, secret: str, width: int, altered: str, *, whole: bool
+) -> None:
+    """Wherever in it: on no line stand two of its characters that follow each other."""
+    mask.hide([secret])
+    pairs = [secret[at : at + 2].encode() for at in range(len(secret) - 1)]
+    for before in range(58):
+        encoded = base64.b64encode(b"\x01" * before + secret.encode() + b"\x02" * 90, altered.encode()).decode()
+        lines = [encoded[at : at + width] for at in range(0, len(encoded), width)]
+        masked = mask("\n".join(lines)).splitlines() if whole else [mask(line) for line in lines]
+        for line, shown in zip(lines, masked, strict=True):
+            first, *_, last = shown.split(STARS) if STARS in shown else (line, "")
+            rests = (first[: len(first) // 4 * 4], last[len(last) % 4 :])
+            for rest in rests:
+                decoded = base64.b64decode(rest, altered.encode())
+                assert not any(pair in decoded for pair in pairs), (before, shown)
+
+
+def test_pieces_of_a_broken_secret_are_masked_beside_the_break_only(mask: Mask) -> None:
+    """A few letters elsewhere are no piece of it."""
+    mask.hide(["x7q#~"])
+    line = base64.b64encode(b"\x01" * 55 + b"x7").decode()
+    head, tail = line[-2:], base64.b64encode(b"q#~").decode()
+
+    assert mask(f"{line}\n{tail}").endswith(f"{STARS}\n{STARS}")
+    assert mask(f"{head} a{tail} {line[40:]} {line}A") == f"{head} a{tail} {line[40:]} {line}A"
+
+
 def test_everything_is_reached(mask: Mask) -> None:
     """Maps (keys too), lists, tuples, records and numbers; other values stay as they are."""
 
