@@ -247,7 +247,7 @@ class Remover:
         argv = list(command.argv)
         self._emit("command started", argv=argv, cwd="", step="cleanup")
         environment = {**self._cluster.environment, **command.env}
-        result = shell.run(Command(command.argv, command.stdin, environment), self.deadline)
+        result = shell.run(dataclasses.replace(command, env=environment), self.deadline)
         self._emit("command ended", argv=argv, code=result.code, seconds=round(result.seconds, 3), step="cleanup")
         return result
 

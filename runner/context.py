@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class StepContext:
         cwd = command.cwd or None
         self.commands.append(str(command))
         self.emit("command started", argv=list(command.argv), cwd=str(cwd or ""))
-        result = shell.run(Command(command.argv, command.stdin, env, cwd), self.deadline, self._on_line)
+        result = shell.run(replace(command, env=env, cwd=cwd), self.deadline, self._on_line)
         self.emit("command ended", argv=list(command.argv), code=result.code, seconds=round(result.seconds, 3))
         if check and result.code != 0:
             raise StepFailed(_why_failed(result), reason="exit_code", result=result)

@@ -12,23 +12,24 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from runner.journal import Journal, Process
+from runner.process_table import START, descendants, living, stat
 
 MARK: Final = "RUNNER_CHILD"
 """The variable that names a child in its environment."""
+BUILDERS: Final = ("podman", "buildah")
+"""Programs that leave a container and files behind when they are ended in the middle of a build."""
 GRACE_SECONDS: Final = 1.0
 _PAUSE: Final = 0.02
 _OF_PODMAN: Final = frozenset(
     {"aardvark-dns", "catatonit", "conmon", "pasta", "pasta.avx2", "rootlessport", "slirp4netns"}
 )
 """Started by some podman command, they serve the containers of this user, also those that are to stay."""
-_START, _SESSION = 19, 3
-"""The fields of /proc/PID/stat, counted from the one after the program's name."""
 
 
 class Ledger:
@@ -50,6 +51,8 @@ class Ledger:
 def end(children: Iterable[Process]) -> list[str]:
     """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive."""
     wanted = {child.mark: child for child in children}
+    builds = [child.pid for child in wanted.values() if child.program in BUILDERS and child.pid and _may_be(child)]
+    _await([pid for pid in builds if _end_leaves(pid)])
     groups: dict[str, list[int]] = {}
 
     def look() -> set[int]:
@@ -61,6 +64,15 @@ def end(children: Iterable[Process]) -> list[str]:
     return [wanted[mark].program for mark in groups]
 
 
+def _end_leaves(pid: int) -> bool:
+    """End what a build has started, so that it clears away after that itself; answers whether there was anything."""
+    leaves = descendants(pid)
+    for leaf in leaves:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(leaf, signal.SIGKILL)
+    return bool(leaves)
+
+
 def end_marked(run: str) -> None:
     """End what still carries a mark of this run, whichever session it is in; for when all its children have ended."""
     own = os.getpid()  # of who cleans up in what the run has left
@@ -68,7 +80,7 @@ def end_marked(run: str) -> None:
     def is_marked(pid: int) -> bool:
         return pid != own and _mark_of(pid).startswith(f"{run}/") and not _serves_podman(pid)
 
-    _end(lambda: {pid for pid, _ in _processes() if is_marked(pid)})
+    _end(lambda: {entry.pid for entry in living() if is_marked(entry.pid)})
 
 
 def _end(look: Callable[[], set[int]]) -> None:
@@ -90,7 +102,7 @@ def _await(pids: Iterable[int]) -> None:
         except ProcessLookupError:
             continue
         except (AttributeError, OSError):  # an old kernel, or none that has this
-            while (stat := _stat(pid)) and stat[0] != "Z" and time.monotonic() < limit:
+            while (fields := stat(pid)) and fields[0] != "Z" and time.monotonic() < limit:
                 time.sleep(_PAUSE)
             continue
         try:
@@ -108,7 +120,7 @@ def _alive(wanted: dict[str, Process]) -> dict[str, list[int]]:
     unknown = {mark for mark, child in wanted.items() if not child.pid}
     if not sessions and not unknown:
         return {}
-    for pid, session in _processes():
+    for pid, _, session in living():
         child = sessions.get(session)
         mark = child.mark if child else _mark_of(pid) if unknown else ""
         if child or mark in unknown:
@@ -118,17 +130,8 @@ def _alive(wanted: dict[str, Process]) -> dict[str, list[int]]:
 
 def _may_be(child: Process) -> bool:
     """Whether this number can still be the child's: nobody has it (but perhaps its session), or it itself does."""
-    stat = _stat(child.pid)
-    return bool(child.start) and (not stat or stat[_START] == child.start)
-
-
-def _processes() -> Iterator[tuple[int, int]]:
-    """(number, session) of all processes but zombies."""
-    for path in Path("/proc").glob("[0-9]*"):
-        pid = int(path.name)
-        stat = _stat(pid)
-        if stat and stat[0] != "Z":
-            yield pid, int(stat[_SESSION])
+    fields = stat(child.pid)
+    return bool(child.start) and (not fields or fields[START] == child.start)
 
 
 def _mark_of(pid: int) -> str:
@@ -148,13 +151,5 @@ def _serves_podman(pid: int) -> bool:
 
 def start_of(pid: int) -> str:
     """The moment of a process's start in the kernel's words; empty where there is no /proc, or no such process."""
-    stat = _stat(pid)
-    return stat[_START] if stat else ""
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
+    fields = stat(pid)
+    return fields[START] if fields else ""

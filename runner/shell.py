@@ -31,6 +31,7 @@ from typing import IO, Any, Protocol
 from runner.deadline import Deadline
 from runner.errors import CannotStart, CommandResult
 from runner.masking import mask
+from runner.process_table import descendants
 
 # A child that prints more than this keeps its newest output; what was dropped is counted in a line of its own.
 KEEP_BYTES = 16 * 1024 * 1024
@@ -43,6 +44,8 @@ GRACE_SECONDS = 2.0
 # After a cancel, such as that of a signal, others wait for the end.
 HURRIED_SECONDS = 0.4
 _KILLED_SECONDS = 3.0
+_CLEARING_SECONDS = 1.0
+_LEAF_SECONDS = 0.1
 # Pipes of a child, and what sh opens while it starts one.
 _DESCRIPTORS = 24
 
@@ -56,12 +59,16 @@ _ledger: Ledger | None = None
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to execute: `argv[0]` is a program's name or path, `env` is laid over the environment (None removes)."""
+    """What to execute: `argv[0]` is a program's name or path, `env` is laid over the environment (None removes).
+
+    `leaves_first` is for builders: they clear away when what they started is ended, and not when they are.
+    """
 
     argv: tuple[str, ...]
     stdin: str | None = None
     env: Mapping[str, str | None] = field(default_factory=dict)
     cwd: Path | None = None
+    leaves_first: bool = False
 
     def __str__(self) -> str:
         return shlex.join(self.argv)
@@ -183,6 +190,8 @@ class Child:
 
     def end(self, grace: float = GRACE_SECONDS) -> None:
         """`stop` for a child that is pumped by the caller's own thread."""
+        if self.command.leaves_first:
+            self._end_leaves()
         self.signal(signal.SIGTERM)
         with Deadline(grace) as politely:
             self.pump(politely)
@@ -190,6 +199,16 @@ class Child:
             self.signal(signal.SIGKILL)
             with Deadline(_KILLED_SECONDS) as briefly:  # one that runs as another user cannot be killed
                 self.pump(briefly)
+
+    def _end_leaves(self) -> None:
+        """Kill what it started, again and again, until it has nothing left to do but to clear away and end."""
+        with Deadline(_CLEARING_SECONDS) as limit:
+            while not self.exited and not limit.ended:
+                for pid in descendants(self.pid):
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+                with limit.child(_LEAF_SECONDS) as briefly:
+                    self.pump(briefly)
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group, if it still runs."""

@@ -169,7 +169,7 @@ def build_argv(
         argv += ["--platform", platform]
     argv.append(f"./{context}" if context.startswith("-") else context)
     env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"} if builder.name == "docker" else {}
-    return Command(tuple(argv), env=env)
+    return Command(tuple(argv), env=env, leaves_first=builder.name in ("podman", "buildah"))
 
 
 def id_argv(builder: Builder, image: str) -> Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,58 @@ def test_killed_run_leaves_neither_pod_nor_network(
     assert list(networks.glob("*.conflist")) + list(networks.glob("*.json")) == []
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (folder / "kubeconfig").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_build_that_is_ended_leaves_nothing(
+    tmp_path: Path, podman_env: dict[str, str], podman_image: str, number: signal.Signals
+) -> None:
+    """Neither the container in which it works, nor that container's process, nor temporary files. With nobody who reads
+    its output any more, podman itself dies before it clears away: of a run that was killed only the process goes.
+    """
+    name = f"crash-{secrets.token_hex(4)}"
+    (tmp_path / "tmp").mkdir()
+    code = f"import time; {name!r}; time.sleep(300)"
+    (tmp_path / "Dockerfile").write_text(f"FROM localhost/{name}:1\nRUN {json.dumps(['python3', '-c', code])}\n")
+    (tmp_path / "flow.yaml").write_text(f"steps: [{{build: {{image: {name}:2, load: false}}}}]")
+    own = {
+        "PYTHONPATH": str(ROOT),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "KUBECONFIG": os.devnull,
+    }
+    env = {**os.environ, **podman_env, **own}
+    subprocess.run(["podman", "tag", podman_image, f"localhost/{name}:1"], env=env, check=True)
+    try:
+        argv = [sys.executable, "-m", "runner", "flow.yaml"]
+        process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _until(lambda: bool(_processes(name)))
+        process.send_signal(number)
+        process.wait()
+        (folder,) = (tmp_path / "state/runner/runs").iterdir()
+        _until(lambda: '{"end"' in (folder / "journal.jsonl").read_text())
+
+        assert _processes(name) == []
+        if number == signal.SIGTERM:
+            assert name not in _podman("ps", "--all", "--external", "--format={{.Names}}", env=env)
+            assert list((tmp_path / "tmp").iterdir()) == []
+    finally:
+        _podman("rm", "--force", "--ignore", f"{name}-working-container", env=env)
+        subprocess.run(["podman", "untag", f"localhost/{name}:1"], env=env, check=True)
+
+
+def _podman(*arguments: str, env: dict[str, str]) -> str:
+    return subprocess.run(["podman", *arguments], env=env, check=True, capture_output=True, text=True).stdout
+
+
+def _processes(word: str) -> list[str]:
+    """The numbers of processes whose command says this word."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word in (path / "cmdline").read_text():
+                found.append(path.name)
+    return found
 
 
 def _until(condition: Callable[[], bool]) -> None:
