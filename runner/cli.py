@@ -50,6 +50,16 @@ status: passed, failed, cancelled, not started, running, cleaning (its watchdog 
 in JSON as in the report of a run: success, failure, cancelled, error, running, cleaning, crashed
 """
 
+PLAN_EXAMPLES = """\
+examples:
+  runner plan workflows/pod.yaml
+  runner plan workflows/pod.yaml -o json | jq -r '.workflows[].steps[].commands[].line'
+  runner plan --format sh workflows/pod.yaml > pod.sh && bash pod.sh
+
+exit codes: 0 the plan is whole, 1 a step cannot be planned (its line begins with !), or the script cannot do the whole
+job by itself (stderr says which steps, and what is missing), 2 usage or invalid workflow
+"""
+
 SHOW_EXAMPLES = """\
 examples:
   runner show                               the last run
@@ -295,7 +305,7 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     _cluster(run)
     _running(run)
     _output(run, "print the report as text, or as one JSON object on stdout")
-    plan = command("plan", "Show what a run would do. Touches nothing, needs no cluster.")
+    plan = command("plan", "Show what a run would do. Touches nothing, needs no cluster.", PLAN_EXAMPLES)
     _files(plan)
     _values(plan)
     _cluster(plan)

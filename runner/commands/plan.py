@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from runner.cluster.kubectl import KubectlDialect
 from runner.cluster.protocol import Dialect
 from runner.commands import files, plan_json, script
 from runner.commands.sketch import SYMBOL, Planned, draw, known_values, objects_given, observed, sketch, spell, symbol
-from runner.errors import CannotStart, UsageError
+from runner.errors import CannotStart, ExitCode, UsageError
 from runner.reports import terminal
 from runner.reports.encode import as_json
 from runner.reports.wording import count, harmless
@@ -28,23 +28,29 @@ from runner.workflow import Workflow
 
 
 def run(options: Namespace) -> int:
-    """Print the plan; problems of the files are raised as in `run`."""
+    """Print the plan; problems of the files are raised as in `run`. A plan with a step that cannot be planned, and a
+    script that cannot do the whole job by itself, are printed, too, but answer as a step that failed.
+    """
     workflows = files.read(options.files, outside=options.allow_outside)
     if options.format == "sh" and len(workflows) > 1:
         raise UsageError("a script is made from one workflow", hint="name one file")
     if options.format == "sh" and options.output == "json":
         raise UsageError("--format sh makes a script, and --output json an object", hint="choose one of them")
     plans = []
+    whole = True
     for workflow in workflows:
         values = known_values(workflow, files.values(workflow, options.set, options.values), os.environ)
         dialect = _dialect(options, workflow, values)
         values["run.engine"] = dialect.engine
         namespace = _namespace(options, workflow, values)
         planned = sketch(workflow, values, dialect, namespace, lru_cache(_builder))
+        whole &= not any(inner.problem for item in planned for inner in item.walk() if not inner.skipped)
         if options.format == "sh":
             context = options.context or str(draw(workflow.context, values) or "")
-            text = script.render(workflow, planned, dialect.engine, namespace, context, options)
+            text, gaps = script.render(workflow, planned, dialect.engine, namespace, context, options)
             _warn_of_remarks(text)
+            _warn_of_gaps(workflow, gaps)
+            whole &= not any(gap.stops for gap in gaps)
         elif options.output == "json":
             plans.append(plan_json.workflow(workflow, planned, dialect.engine, namespace))
             continue
@@ -53,7 +59,7 @@ def run(options: Namespace) -> int:
         sys.stdout.write(terminal.fit(sys.stdout, text))
     if options.output == "json":
         terminal.write(sys.stdout, as_json(plan_json.document(plans), indent=2) + "\n")
-    return 0
+    return ExitCode.PASSED if whole else ExitCode.FAILED
 
 
 def _warn_of_remarks(text: str) -> None:
@@ -62,6 +68,12 @@ def _warn_of_remarks(text: str) -> None:
     if remarks:
         what = "expectation of `verify` is a remark" if remarks == 1 else "expectations of `verify` are remarks"
         terminal.write(sys.stderr, f"runner: {remarks} {what} in this script, not checked by it\n")
+
+
+def _warn_of_gaps(workflow: Workflow, gaps: Sequence[script.Gap]) -> None:
+    """Say on stderr what a script does not do, a line for each."""
+    for gap in gaps:
+        terminal.write(sys.stderr, harmless(f"runner: {workflow.file}:{gap.line}: {gap.step}: {gap.missing}") + "\n")
 
 
 def _builder(preferred: str) -> Builder:

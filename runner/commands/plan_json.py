@@ -14,10 +14,10 @@ that only a run knows stands as `${{ expression }}` in every text.
     - `section`: `steps`, `on_failure` or `finally`; `line` in the file.
     - `if`: the condition, empty for none; `skipped`: it is known already that it does not hold.
     - `commands`: what is executed, exactly: `argv`, a list; `line`, the same for a shell; `objects`: how many manifests
-      go to its standard input.
+      go to its standard input, null where only a run knows (a kustomization).
     - `equivalents`: what its observations stand for: `line`, and `argv` where that is one plain command, else null.
     - `keep`: what this step makes stays.
-    - `problem`: why its commands are not known before the run; empty when they are.
+    - `problem`: why its commands are not known before the run (the exit code is then 1); empty when they are.
     - `steps`: those inside it, in the same form.
 """
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, symbols, variable_of
+from runner.cluster.protocol import Selection
+from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, spell, symbol, symbols, variable_of
 from runner.shell import Command, quote
 from runner.steps import apply
 from runner.steps.kind import STEPS_HERE
@@ -30,9 +31,11 @@ background=()  # processes that end with the script
 cleanup() {{
   status=$?
   trap - EXIT INT TERM
-  set +e
+  set +e -E
+  trap '((status)) || status=1' ERR  # a step below that fails; the others run all the same
   if ((status != 0 && status < 128)); then on_failure; fi  # not after a signal
   finally
+  trap - ERR
   for pid in "${{background[@]}}"; do kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; done
   for ((i = ${{#undo[@]}} - 1; i >= 0; i--)); do eval "${{undo[i]}}" || status=$((status ? status : 5)); done
   exit "$status"
@@ -87,6 +90,51 @@ retry() {
     sleep "$pause"
   done
   "$@"
+}
+"""
+
+_CANNOT = """\
+# What a script cannot do fails, with the reason.   usage: cannot REASON
+cannot() {
+  echo "$1" >&2
+  return 1
+}
+"""
+
+_FED = """\
+# usage: fed TEXT COMMAND…
+fed() { "${@:2}" <<<"$1"; }
+"""
+
+_EXITS = """\
+# Whether a command ends with this code.   usage: exits CODE COMMAND…
+exits() {
+  local code=0
+  "${@:2}" || code=$?
+  ((code == $1))
+}
+"""
+
+_AWAIT_READY = """\
+# Wait until the objects of manifests are ready, which only the cluster can name.
+# usage: await_ready SECONDS [--namespace=NAME] --filename=FILE…
+await_ready() {
+  local seconds=$1 objects api kind place name
+  shift
+  objects=$(kubectl get "$@" --no-headers \\
+    --output=custom-columns=:.apiVersion,:.kind,:.metadata.namespace,:.metadata.name) || return
+  while read -r api kind place name <&3; do
+    if [[ $place == "<none>" ]]; then place=default; fi # of no importance to an object that is in no namespace
+    case $kind in
+@ARMS@
+      *) # with a condition Ready it is waited for; without, there is nothing to wait for
+        [[ $api != */* ]] || kind+=.${api%/*}
+        [[ ! $(kubectl get "$kind/$name" --namespace="$place" \\
+          --output='jsonpath={.status.conditions[?(@.type=="Ready")]}') ]] \\
+          || kubectl wait "$kind/$name" --namespace="$place" --for=condition=Ready --timeout="${seconds}s" || return
+        ;;
+    esac
+  done 3<<<"$objects"
 }
 """
 
@@ -201,6 +249,9 @@ stop_asking() {
 }
 """
 
+# Values that whoever runs the script gives, as to a run.
+_GIVEN = re.compile(r"inputs\.\w+|env(?:\.\w+|\[[\"']\w+[\"']\])")
+
 # A variable that an observation sets, such as the free port of a forward.
 _ASSIGNMENT = re.compile(r"(\w+)=[^ ]*$")
 
@@ -213,12 +264,25 @@ export KUBECONFIG=$kubeconfig
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What a script does not do as a run does. `stops`: it cannot do the job by itself."""
+
+    line: int
+    step: str
+    missing: str
+    stops: bool = True
+
+
 def render(
     workflow: Workflow, planned: Sequence[Planned], engine: str, namespace: str, context: str, options: Namespace
-) -> str:
-    """The whole script. `namespace` and `context` may be empty: then the context's own, and the current one."""
+) -> tuple[str, list[Gap]]:
+    """The whole script, and what is missing in it. `namespace` and `context` may be empty: then the context's own, and
+    the current one.
+    """
     writer = _Script(workflow, planned, engine, namespace, context, options)
-    return _UNSEEN.sub(_in_octal, "\n".join(writer.lines())) + "\n"
+    text = _UNSEEN.sub(_in_octal, "\n".join(writer.lines())) + "\n"
+    return text, sorted(writer.gaps, key=lambda gap: gap.line)
 
 
 class _Script:
@@ -240,6 +304,8 @@ class _Script:
         self.kubeconfig = str(options.kubeconfig)
         self.unknown: dict[str, str] = {}
         self.wanted = {source for item in planned for source in symbols(item)}
+        self.provided = {name for item in planned for inner in item.walk() for name in _provided(inner)}
+        self.gaps: list[Gap] = []
 
     def lines(self) -> Iterator[str]:
         steps = [line for item in self._of("steps") for line in self._step(item)]
@@ -249,10 +315,11 @@ class _Script:
         yield _HEAD.format(name=_comment(self.workflow.name), file=_comment(self.workflow.file))
         yield from self._function("on_failure", on_failure)
         yield from self._function("finally", finally_)
-        place = list(self._place())
-        yield from self._helpers("\n".join((*place, *main, *on_failure, *finally_)))
+        place = [*self._place(), *self._run_values()]
+        unknown = list(self._unknown_values())
+        yield from self._helpers("\n".join((*unknown, *place, *main, *on_failure, *finally_)))
         yield _TRAPS
-        yield from self._unknown_values()
+        yield from unknown
         yield from place
         yield from main
 
@@ -278,13 +345,21 @@ class _Script:
         yield "}"
 
     def _helpers(self, text: str) -> Iterator[str]:
+        if re.search(r"\bcannot '", text):
+            yield _CANNOT
         if "remember " in text:
             yield _REMEMBER
         if "with_images " in text:
             yield _WITH_IMAGES
         if "retry " in text:
             yield _RETRY
-        if re.search(r"^\s*appear ", text, re.MULTILINE):
+        if re.search(r"^\s*await_ready ", text, re.MULTILINE):
+            yield _await_ready()
+        if re.search(r"\bexits \d", text):
+            yield _EXITS
+        if re.search(r"^\s*(\(cd .*)?(retry \S+ \S+ )?fed ", text, re.MULTILINE):
+            yield _FED
+        if re.search(r"^\s*(appear|await_ready) ", text, re.MULTILINE):
             yield _APPEAR
         if re.search(r"^\s*forward ", text, re.MULTILINE):
             yield _FORWARD
@@ -307,10 +382,31 @@ class _Script:
 
     def _unknown_values(self) -> Iterator[str]:
         for source, name in self.unknown.items():
-            yield f'{name}="${{{name}:?runner computes this while it runs: {_comment(source)}}}"'
+            why = f"{name} is not set: {self._wanted_from(source)}"
+            yield f"{name}=${{{name}:-}}"
+            yield f"[[ ${name} ]] || cannot {shlex.quote(_comment(why))}"
         for step in self.workflow.all_steps:
             if step.id and f"steps.{step.id}.outcome" in self.wanted:
                 yield f"{step.id}_outcome=skipped"
+
+    @staticmethod
+    def _wanted_from(source: str) -> str:
+        """Who gives a value that is not in the script."""
+        if _GIVEN.fullmatch(source):
+            return f"export the value of {source}"
+        return f"only runner computes {source}, so export its value to go on"
+
+    def _run_values(self) -> Iterator[str]:
+        """What a run knows of itself."""
+        if "run.id" in self.wanted:
+            yield "run_id=$(date +%Y%m%d-%H%M%S)-$(printf '%04x' $((RANDOM * 2)))"
+        if self.engine != "kubectl":
+            return
+        if "run.context" in self.wanted:
+            yield "run_context=$(kubectl config current-context)"
+        if "run.namespace" in self.wanted and not self.namespace:
+            yield "namespace=$(kubectl config view --minify --output 'jsonpath={..namespace}')"
+            yield "namespace=${namespace:-default}"
 
     def _place(self) -> Iterator[str]:
         """The context and the namespace."""
@@ -329,6 +425,8 @@ class _Script:
             name = '"$namespace"'
         else:
             name = self._quoted(self.namespace)
+            if "run.namespace" in self.wanted:
+                yield f"namespace={name}"
             if wanted.create and not self.forced_namespace:
                 yield f"if ! kubectl get namespace {name} >/dev/null 2>&1; then"
                 yield from (f"  {line}" for line in self._own_namespace(name))
@@ -352,20 +450,36 @@ class _Script:
             yield f"# skipped: {_comment(item.condition)} is false"
             return
         if item.problem:
-            yield f"# cannot be planned: {_comment(item.problem)}"
-            yield "exit 1"
+            missing = f"cannot be planned: {_comment(item.problem)}"
+            goes_on = "the script goes on without it" if step.continue_on_error else "the script stops there"
+            if step.section != "steps":
+                goes_on = f"`{step.section}` goes on, and the script fails"
+            self._miss(item, f"{missing}; {goes_on}")
+            place = f"{self.workflow.file}:{step.line}: {_comment(item.name)}"
+            yield f"cannot {shlex.quote(f'{place}: {missing}')}{_tolerance(item)}"
             return
+        for source in dict.fromkeys(symbols(replace(item, nested=()))):
+            name = self._variable(source)
+            if source in self.unknown and not _GIVEN.fullmatch(source):
+                value = f"${{{{ {_comment(source)} }}}}"
+                self._miss(item, f"only runner computes {value}; the script needs the variable {name} for it")
+        for missing, stops in _losses(item):
+            self._miss(item, missing, stops=stops)
         body = [*self._mutations(item), *self._observations(item)]
         if step.id and f"steps.{step.id}.outcome" in self.wanted:
             body = [f"{step.id}_outcome=failure", *body, f"{step.id}_outcome=success"]
         if item.condition and "failure()" not in item.condition and "always()" not in item.condition:
             name = f"if_{variable_of(step)('').rstrip('_')}"
+            self._miss(item, f"runs in any case; {name}=false skips it (if: {_comment(item.condition)})", stops=False)
             yield f"# runs only if (CEL): {_comment(item.condition)}; set {name}=false to skip it"
             yield f"if [[ ${{{name}:-true}} == true ]]; then"
             yield from body
             yield "fi"
         else:
             yield from body
+
+    def _miss(self, item: Planned, missing: str, *, stops: bool = True) -> None:
+        self.gaps.append(Gap(item.step.line, spell(item.name), missing, stops))
 
     def _mutations(self, item: Planned) -> Iterator[str]:
         if item.step.kind.NAME == "apply" and self.engine == "kubectl":
@@ -382,13 +496,32 @@ class _Script:
         if item.step.kind.NAME == "delete":
             yield from self._gone(item, [command for command in item.commands if command.stdin is None])
 
-    def _executed(self, item: Planned, command: Command) -> str:
-        """A command with the step's environment and everything around it."""
+    def _executed(self, item: Planned, command: Command, stdin: str = "") -> str:
+        """A command with the step's environment, and everything around it: retries, the code that is expected, standard
+        input (`stdin`, a word of the shell, or its own), folder, output variables and tolerance.
+        """
         line = self._quoted_argv(command.argv)
+        repeated = item.step.retry.attempts > 1
+        code = getattr(getattr(item.args, "expect", None), "code", 0)
+        if command.stdin is not None:
+            stdin = self._quoted(command.stdin)
         if item.env:
-            env = "env " if item.step.retry.attempts > 1 else ""
-            line = env + " ".join(f"{key}={self._quoted(value)}" for key, value in item.env.items()) + " " + line
-        return self._around(item, line, command.stdin, command.cwd)
+            wrapped = "env " if repeated or code else ""
+            line = wrapped + " ".join(f"{key}={self._quoted(value)}" for key, value in item.env.items()) + " " + line
+        if repeated and stdin:  # each attempt reads it from the beginning
+            line, stdin = f"fed {stdin} {line}", ""
+        if code:
+            line = f"exits {code} {line}"
+        if repeated:
+            line = f"retry {item.step.retry.attempts} {item.step.retry.interval:g} {line}"
+        if stdin:
+            line += f" <<<{stdin}"
+        if command.cwd is not None and _relative(command.cwd) != ".":
+            line = f"(cd {self._quoted(_relative(command.cwd))} && {line})"
+        output = f"steps.{item.step.id}.outputs.stdout"
+        if item.step.id and any(output in source for source in self.wanted):
+            line = f"{variable_of(item.step)('stdout')}=$( {line} | tee /dev/stderr)"
+        return line + _tolerance(item)
 
     def _is_ours(self, item: Planned) -> bool:
         return not item.step.keep and self.workflow.keep != "always"
@@ -399,21 +532,22 @@ class _Script:
         variable = variable_of(item.step)("manifest")
         for number, command in enumerate(item.commands):
             if command.argv[1] == "kustomize":
-                yield f"{variable}=$({self._rendering(item, command)})"
+                yield f"{variable}=$({self._rendering(item, command)}){_tolerance(item)}"
                 continue
             source = ""
             if "--filename=-" in command.argv:
-                source = f' <<<"${variable}"'
+                source = f'"${variable}"'
                 if command.stdin is not None:
                     yield f"{variable}={self._quoted(command.stdin)}"
             if self._is_ours(item):
                 flags = [word for word in command.argv if word.startswith(("--namespace=", "--filename="))]
-                yield f"remember {self._quoted_argv(flags)}{source}"
-            yield self._executed(item, replace(command, stdin=None)) + source
+                yield f"remember {self._quoted_argv(flags)}" + (f" <<<{source}" if source else "")
+            yield self._executed(item, replace(command, stdin=None), source)
             if names := definitions[number] if number < len(definitions) else ():
                 wanted = [f"customresourcedefinition/{name}" for name in names]
                 words = ["kubectl", "wait", "--for=condition=Established", *wanted]
-                yield f"{self._quoted_argv([*words, f'--timeout={int(item.step.timeout)}s'])}  # observe"
+                line = self._quoted_argv([*words, f"--timeout={int(item.step.timeout)}s"])
+                yield f"{line}{_tolerance(item)}  # observe"
 
     def _rendering(self, item: Planned, command: Command) -> str:
         """What prints the objects of a kustomization."""
@@ -431,23 +565,7 @@ class _Script:
                 ["kubectl", "wait", "--for=delete", *words, f"--timeout={int(item.step.timeout)}s"]
             )
             source = "" if command.stdin is None else f" <<<{self._quoted(command.stdin)}"
-            yield f"{line}{source}  # observe"
-
-    def _around(self, item: Planned, line: str, stdin: str | None, cwd: Path | None) -> str:
-        """A command with its folder, standard input, retries, output variables and tolerance."""
-        if item.step.retry.attempts > 1:
-            line = f"retry {item.step.retry.attempts} {item.step.retry.interval:g} {line}"
-        if stdin is not None:
-            line += f" <<<{self._quoted(stdin)}"
-        if cwd is not None and _relative(cwd) != ".":
-            line = f"(cd {self._quoted(_relative(cwd))} && {line})"
-        output = f"steps.{item.step.id}.outputs.stdout"
-        if item.step.id and any(output in source for source in self.wanted):
-            line = f"{variable_of(item.step)('stdout')}=$( {line} | tee /dev/stderr)"
-        code = getattr(getattr(item.args, "expect", None), "code", 0)
-        if code:
-            line += f" || [ $? -eq {code} ]"
-        return line + (" || true" if item.step.continue_on_error else "")
+            yield f"{line}{source}{_tolerance(item)}  # observe"
 
     def _observations(self, item: Planned) -> Iterator[str]:
         for line in item.equivalent:
@@ -467,6 +585,8 @@ class _Script:
         """A line that waits, after one that waits until there is something to wait for: kubectl before 1.31 does not
         know `--for=create`, and none before 1.33 with a selector.
         """
+        if line.startswith("await_ready ") and "--filename=-" in line:
+            line = f'{line} <<<"${variable_of(item.step)("manifest")}"'
         awaited = _AWAITED.match(line)
         if awaited and awaited["what"] != "delete":
             yield f"appear {int(item.step.timeout)} {awaited['objects']}"
@@ -477,10 +597,11 @@ class _Script:
 
     def _variable(self, source: str) -> str:
         """The shell variable that holds the value of an expression."""
-        if source == "run.namespace":
-            return "namespace"
+        if source in ("run.id", "run.context", "run.namespace") and (self.engine == "kubectl" or source == "run.id"):
+            return "namespace" if source == "run.namespace" else source.replace(".", "_")
         if direct := re.fullmatch(r"steps\.(\w+)\.(?:outputs\.)?(\w+)", source):
-            return f"{direct.group(1)}_{direct.group(2)}"
+            name = f"{direct.group(1)}_{direct.group(2)}"
+            return name if name in self.provided else self.unknown.setdefault(source, name)
         if secret := re.fullmatch(r"inputs\.(\w+)", source):
             name = self.workflow.inputs[secret.group(1)].env or secret.group(1).upper()
             self.unknown.setdefault(source, name)
@@ -491,15 +612,56 @@ class _Script:
 
     def _with_variables(self, quoted: str) -> str:
         """Replace symbols inside single quotes (shlex quotes every word that has one) by variables in double quotes."""
-        text = SYMBOL.sub(lambda match: f"'\"${self._variable(match.group(1))}\"'", quoted)
-        text = text.replace("''\"", '"').replace("\"''", '"')
-        return re.sub(r"'([A-Za-z0-9@%+=:,./_-]+)'(?=\")", r"\1", text)
+        return _spelled(quoted, self._variable)
 
     def _quoted(self, word: str) -> str:
         return self._with_variables(shlex.quote(word))
 
     def _quoted_argv(self, argv: Sequence[str]) -> str:
         return self._with_variables(quote(argv))
+
+
+def _spelled(quoted: str, variable: Callable[[str], str]) -> str:
+    """Symbols inside single quotes as variables in double quotes."""
+    plain = "'\"'\"'"  # how shlex writes a single quote, which an expression may have
+    text = SYMBOL.sub(lambda match: f"'\"${variable(match.group(1).replace(plain, chr(39)))}\"'", quoted)
+    text = text.replace("''\"", '"').replace("\"''", '"')
+    return re.sub(r"'([A-Za-z0-9@%+=:,./_-]+)'(?=\")", r"\1", text)
+
+
+def _provided(item: Planned) -> Iterator[str]:
+    """The variables that the lines of a step set."""
+    if not item.step.id or item.skipped:
+        return
+    variable = variable_of(item.step)
+    yield variable("outcome")
+    if not item.problem:
+        yield from (own[1] for line in item.equivalent if (own := _ASSIGNMENT.match(line)))
+        if item.step.kind.NAME == "run":
+            yield variable("stdout")
+
+
+def _await_ready() -> str:
+    """The function `await_ready`, with what waits for each kind of Kubernetes."""
+    return _AWAIT_READY.replace("@ARMS@", "\n".join(_arms()))
+
+
+def _arms() -> Iterator[str]:
+    from runner.cluster.discovery import BUILTIN
+    from runner.cluster.kubectl import KubectlDialect
+
+    ready_at_once = []
+    for kind in dict.fromkeys(resource.kind for resource in BUILTIN):
+        one = Selection(kind.lower(), (symbol("name"),), namespace=symbol("place"))
+        (line,) = (_spelled(line, str) for line in KubectlDialect().wait(one, "ready", 1))
+        if "--for=create" in line:
+            ready_at_once.append(kind)
+        elif kind == "Pod" or "--for=condition=Ready" not in line:
+            line = line.replace("--timeout=1s", '--timeout="${seconds}s"')
+            awaited = _AWAITED.match(line) if kind == "Service" else None  # something else is to appear for it
+            first = f'appear "$seconds" {awaited["objects"]} && ' if awaited else ""
+            yield f"      {kind}) {first}{line} || return ;;"
+    yield f"      {' | '.join(ready_at_once)}) ;;"
 
 
 def _without_unused(lines: Sequence[str], elsewhere: str) -> list[str]:
@@ -517,6 +679,33 @@ def _builder_of(preferred: str) -> Any:
     from runner.commands.plan import _builder
 
     return _builder(preferred)
+
+
+def _tolerance(item: Planned) -> str:
+    """What stands behind a command that may fail."""
+    return " || true" if item.step.continue_on_error else ""
+
+
+def _losses(item: Planned) -> Iterator[tuple[str, bool]]:
+    """(what a script does not do of what a step says, whether it therefore cannot do the job)."""
+    retry, args = item.step.retry, item.args
+    if item.step.kind.NAME == "wait":
+        if args.that:
+            yield "`that` is CEL, which kubectl does not know; the script does not wait", True
+        if args.fail_if:
+            yield "`fail_if` is not looked at by the script", False
+        if args.count != "all":
+            yield f"the script waits for all, not for `count: {args.count}`", False
+    if item.step.kind.NAME == "run":
+        for stream in ("stdout", "stderr"):
+            if getattr(args.expect, stream):
+                yield f"`expect.{stream}` is not checked by the script", False
+    if apply.UNAWAITED in item.equivalent:
+        yield "podman cannot say what it has made; the script does not wait", True
+    if retry.attempts > 1 and retry.backoff != 1:
+        yield f"the script pauses {retry.interval:g} s each time, without `retry.backoff`", False
+    if retry.attempts > 1 and retry.fail_if:
+        yield "`retry.fail_if` is not looked at by the script", False
 
 
 def _relative(path: Path) -> str:

@@ -204,9 +204,11 @@ def symbols(planned: Planned) -> Iterator[str]:
         yield from symbols(inner)
 
 
-def objects_given(command: Command) -> int:
-    """How many objects go to a command's standard input."""
-    return command.stdin.count("---\n") if command.stdin and {"-", "--filename=-"} & set(command.argv) else 0
+def objects_given(command: Command) -> int | None:
+    """How many objects go to a command's standard input; None when only a run knows."""
+    if not {"-", "--filename=-"} & set(command.argv):
+        return 0
+    return (command.stdin or "").count("---\n") or None
 
 
 def observed(line: str) -> str:
@@ -215,6 +217,8 @@ def observed(line: str) -> str:
         return ""
     if image := re.fullmatch(r"load_image (.*)", line):
         return f"{image[1]} into the nodes, by ctr, kind, k3d, minikube or docker, as the cluster needs it"
+    if awaited := re.match(r"await_ready (\d+) ", line):
+        return f"every object of these, until it is ready, for {awaited[1]} s at most"
     if kept := re.match(r"keep_asking (\d+) ", line):
         return f"the same again and again meanwhile, of which {kept[1]} may fail"
     return re.sub(r"^(forward \S+|verify \S+ \S+ \S+ ('[^']*'|\S+)) ", "", line)

@@ -39,6 +39,7 @@ PersistentVolumeClaims; it has no server-side apply.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,7 @@ from msgspec import Meta
 
 from runner.errors import StepFailed
 from runner.steps import image_faults, kind, kustomize, manifests
+from runner.steps.bounds import UNKNOWN
 from runner.steps.kind import Context, Fault, Files, Output, Scene
 from runner.steps.parts import Part, parts
 
@@ -61,6 +63,8 @@ SHORT: Final = "file"
 TIMEOUT: Final = "1m"
 RETRY: Final = "repeat"
 EXPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {}
+UNAWAITED: Final = "# then it waits until all of these objects are ready"
+"""What stands for `wait: true` where podman makes objects that only a run knows."""
 OUTPUTS: Final = {"objects": Output("list", "The objects, as `{kind, name, namespace, uid, created}`.")}
 
 
@@ -101,7 +105,8 @@ def title(data: Mapping[str, Any]) -> str:
 def _inline_title(value: Any) -> str:
     """`configmap/settings`, as far as it is written so."""
     items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
-    named = [(item.get("kind"), (item.get("metadata") or {}).get("name")) for item in items]
+    metas = [(item, item.get("metadata")) for item in items]
+    named = [(item.get("kind"), meta.get("name")) for item, meta in metas if isinstance(meta, Mapping)]
     return ", ".join(f"{str(kind_).lower()}/{name}" for kind_, name in named if name) or manifests.INLINE
 
 
@@ -119,6 +124,9 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     remote = bool(data.get("allow_remote"))
     if len(sources) != 1:
         yield Fault((), "`apply` needs `file`, `kustomize` or `manifest`, one of them")
+        return
+    if data[sources[0]] == []:
+        yield Fault((sources[0],), f"`{sources[0]}` is an empty list: there is nothing to apply", "remove the step")
         return
     faults = [
         *(manifests.faults(data["file"], files, "file", remote=remote) if "file" in data else ()),
@@ -143,20 +151,42 @@ def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
         names = [scene.show_path(file) for file in part.files] or ["-"]
         made = scene.dialect.apply(names, scene.namespace, server_side=args.server_side)
         found += made if part.files else [replace(command, stdin=part.text) for command in made]
-    if found:
-        return tuple(found)
+    if found or args.manifest:
+        return tuple(found) or _of_unknown(args, scene)
     names = [_shown(name, scene) for name in _listed(args.file)]
     return scene.dialect.apply(names, scene.namespace, server_side=args.server_side)
 
 
+def _of_unknown(args: Args, scene: Scene) -> tuple[Command, ...]:
+    """Inline manifests of which only a run knows how many objects they have; none for those that have no objects."""
+    written = args.manifest
+    if not isinstance(written, str):
+        items = [written] if isinstance(written, Mapping) else written
+        written = "".join(f"---\n{json.dumps(item, indent=2, ensure_ascii=False)}\n" for item in items)
+    try:
+        manifests.inline(args.manifest)
+    except StepFailed:
+        if UNKNOWN not in written:
+            raise
+        if args.images:
+            raise StepFailed("its images are set in objects that are not known yet", reason="manifest") from None
+        made = scene.dialect.apply(("-",), scene.namespace, server_side=args.server_side)
+        return tuple(replace(command, stdin=written) for command in made)
+    return ()
+
+
 def planned_parts(args: Args, folder: Path, engine: str) -> list[Part]:
-    """The parts of manifests that are known already; none where a step makes the files, or the network has them."""
+    """The parts of manifests that are known already; none where a step makes the files, kustomize renders them, or the
+    network has them.
+    """
     from runner.cluster import phases
 
+    if args.kustomize:
+        return []
     known = manifests.known(msgspec.to_builtins(args), folder)
-    if not known and args.images and not args.kustomize:
+    if not known and args.images and args.file:
         raise StepFailed("its images are set in files that are not there yet", reason="manifest")
-    listed = _with_images(known, args.images)
+    listed = _with_images(known, args.images) if known else []
     return parts(
         phases.coming(listed) if engine == "kubectl" else [tuple(listed)][: len(listed)], altered=bool(args.images)
     )
@@ -164,7 +194,7 @@ def planned_parts(args: Args, folder: Path, engine: str) -> list[Part]:
 
 def definitions(args: Args, folder: Path) -> tuple[tuple[str, ...], ...]:
     """For each of kubectl's `commands`, the CustomResourceDefinitions that must be established before the next one."""
-    return () if args.kustomize else tuple(part.definitions for part in planned_parts(args, folder, "kubectl"))
+    return tuple(part.definitions for part in planned_parts(args, folder, "kubectl"))
 
 
 def kustomize_images(args: Args) -> str:
@@ -189,7 +219,21 @@ def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
     refs = [item.ref for part in planned_parts(args, scene.folder, scene.dialect.engine) for item in part.manifests]
     found = _selections(refs, scene.namespace)
     lines = (line for selection in found for line in scene.dialect.wait(selection, "ready", int(scene.timeout)))
-    return tuple(lines) or ("# then it waits until all of these objects are ready",)
+    return tuple(lines) or _await_unknown(args, scene)
+
+
+def _await_unknown(args: Args, scene: Scene) -> tuple[str, ...]:
+    """Bash with the function `await_ready` of a planned script, which asks the cluster what the manifests have made."""
+    from runner.shell import quote
+
+    flags = [
+        quote([word for word in command.argv if word.startswith(("--namespace=", "--filename="))])
+        for command in commands(args, scene)
+        if command.argv[1] != "kustomize"
+    ]
+    if scene.dialect.engine == "kubectl":
+        return tuple(f"await_ready {int(scene.timeout)} {words}" for words in flags)
+    return (UNAWAITED,) if flags else ()
 
 
 def run(args: Args, context: Context) -> dict[str, Any]:

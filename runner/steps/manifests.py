@@ -16,7 +16,7 @@ from runner import confidential, masking
 from runner.document import Document, loads_objects, read_objects
 from runner.errors import InvalidWorkflow, StepFailed
 from runner.expressions import has_expression
-from runner.steps.bounds import STAY_INSIDE, impossible, leaves, wrong_name, wrong_namespace
+from runner.steps.bounds import STAY_INSIDE, UNKNOWN, impossible, leaves, wrong_name, wrong_namespace
 from runner.steps.kind import Fault, Files, Scene, not_allowed
 
 if TYPE_CHECKING:
@@ -237,8 +237,22 @@ def _inline_faults(value: Any, key: str) -> Iterator[Fault]:
         return
     for index, item in enumerate(value) if isinstance(value, list) else [(-1, value)]:
         place = (key,) if index < 0 else (key, index)
-        if not has_expression(item) and (sentence := not_an_object(item)):
+        if not has_expression(item) and (sentence := not_an_object(_as_filled(item))):
             yield Fault(place, sentence, _ADVICE)
+
+
+def _as_filled(item: Any) -> Any:
+    """An object with stand-ins for the metadata that only a run knows."""
+    meta = item.get("metadata") if isinstance(item, Mapping) else None
+    if has_expression(meta):
+        return {**item, "metadata": {"name": UNKNOWN}}
+    if not isinstance(meta, Mapping):
+        return item
+    filled: Mapping[str, Any] = {"labels": {}, "annotations": {}}
+    return {
+        **item,
+        "metadata": {key: filled.get(key, UNKNOWN) if has_expression(value) else value for key, value in meta.items()},
+    }
 
 
 def _text_faults(text: str, place: tuple[str | int, ...]) -> Iterator[Fault]:
@@ -306,7 +320,7 @@ def _has_expression(value: Any) -> bool:
     """Whether something in it is only known in a run; compiled templates are no plain values."""
     if isinstance(value, Mapping):
         return any(map(_has_expression, value.values()))
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return any(map(_has_expression, value))
     return has_expression(value) or not isinstance(value, str | int | float | None)
 

@@ -111,7 +111,7 @@ def test_script_is_clean_and_passes_values_as_variables(runner: Runner, folder: 
 
     assert checked.stdout == ""
     assert "geheim" not in answer.stdout
-    assert 'TOKEN="${TOKEN:?' in answer.stdout
+    assert "[[ $TOKEN ]] || cannot 'TOKEN is not set: export the value of inputs.token'" in answer.stdout
     lines = answer.stdout.splitlines()
     assert "web_port=$(free_port)" in lines
     assert any(line.startswith("verify 30 0 '2??' it") and '"$web_url"' in line for line in lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,3 +163,24 @@ def test_nothing_is_started_and_no_secret_needed(
 
     assert main(["validate", "a.yaml"]) == 0
     assert not (tmp_path / "state").exists()
+
+
+def test_inline_manifests_with_expressions_in_their_metadata(
+    runner: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """What only a run knows is no fault; what stands there is looked at, and no objects at all are one."""
+    step = "{apply: {manifest: [{apiVersion: v1, kind: ConfigMap, metadata: META}]}}"
+    for meta, wrong in (
+        ('{name: "${{ inputs.a }}"}', ""),
+        ('"${{ inputs.m }}"', ""),
+        ('{name: a, labels: "${{ inputs.m }}"}', ""),
+        ('{name: "${{ inputs.a }}", labels: 3}', "metadata.labels is not a map"),
+    ):
+        inputs = "inputs: {a: x, m: {type: map, default: {name: a}}}\n"
+        (tmp_path / "flow.yaml").write_text(f"{inputs}steps: [{step.replace('META', meta)}]\n")
+        answer = runner("validate", "flow.yaml", cwd=tmp_path)
+        assert (wrong in answer.stdout + answer.stderr, answer.returncode) == (True, 2 if wrong else 0)
+    for empty in ("[]", "{manifest: []}"):
+        (tmp_path / "flow.yaml").write_text(f"steps: [{{apply: {empty}}}]\n")
+        answer = runner("validate", "flow.yaml", cwd=tmp_path)
+        assert ("there is nothing to apply" in answer.stdout + answer.stderr, answer.returncode) == (True, 2)

@@ -379,7 +379,7 @@ def test_commands_of_other_sources(folder: Path) -> None:
 
 
 def test_what_wait_stands_for(folder: Path) -> None:
-    """A line for each kind; where the objects are not known yet, the words for it."""
+    """A line for each kind; where the objects are not known yet, a question to the cluster."""
     scene = Scene(KubectlDialect(), "", folder, timeout=30)
     args = msgspec.convert({"file": "many/a.yaml", "wait": True}, apply.Args)
 
@@ -387,7 +387,7 @@ def test_what_wait_stands_for(folder: Path) -> None:
     assert pod == "kubectl wait pod/x --namespace=other --for=condition=Ready --timeout=30s"
     assert service.startswith("kubectl wait ")
     (words,) = apply.equivalent(msgspec.convert({"kustomize": "over", "wait": True}, apply.Args), scene)
-    assert words.startswith("# ")
+    assert words == "await_ready 30 --filename=-"
     assert apply.equivalent(msgspec.convert({"kustomize": "over"}, apply.Args), scene) == ()
 
 
