@@ -5,6 +5,7 @@ Kinds that every cluster has stand in a table (no request); all others are asked
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,12 +82,32 @@ def _builtin() -> Iterator[Resource]:
             yield Resource(group_version, kind, plural, namespaced, tuple(short.split(",")) if short else ())
 
 
+_VERY_NEAR: Final = 0.85
+_NAME: Final = re.compile(r"[a-z0-9](?:[-.a-z0-9]*[a-z0-9])?")
+
 BUILTIN: Final = tuple(_builtin())
 
 
 def builtin(word: str) -> Resource | None:
     """The resource of every cluster that a person means by a word."""
     return next((resource for resource in BUILTIN if _means(word.lower(), resource)), None)
+
+
+def builtin_meant(word: str) -> Resource | None:
+    """The resource of every cluster whose name a word nearly has; custom resources may have any kind, so it must be
+    very near.
+    """
+    names = {name.lower(): resource for resource in BUILTIN for name in (resource.kind, resource.plural)}
+    close = get_close_matches(word.lower(), names, n=1, cutoff=_VERY_NEAR)
+    return names[close[0]] if close else None
+
+
+def impossible_name(kind: str, name: str) -> str:
+    """A sentence when no object of a kind of every cluster can have this name."""
+    found = builtin(kind)
+    if found is None or found.group == "rbac.authorization.k8s.io" or _NAME.fullmatch(name):
+        return ""
+    return f"{name!r} cannot be the name of a {found.kind}: names have a-z, 0-9, - and . only"
 
 
 class Discovery:

@@ -416,6 +416,8 @@ def target_faults(value: Any, path: tuple[str | int, ...]) -> Iterable[Fault]:
             text = value.get(key)
             if isinstance(text, str) and text and "${{" not in text and (wrong := flaw(text)):
                 yield Fault((*path, key), wrong)
+        kind, name = str(value.get("kind", "")), str(value.get("name", ""))
+        yield from _of_the_kind(kind, "" if wrong_name(name) else name, (*path, "kind"), (*path, "name"))
         return
     for index, reference in enumerate(value) if isinstance(value, list) else [(-1, value)]:
         if not isinstance(reference, str) or "${{" in reference:
@@ -426,6 +428,22 @@ def target_faults(value: Any, path: tuple[str | int, ...]) -> Iterable[Fault]:
             yield Fault(place, f"{reference!r} is not a reference to an object", "write kind/name, as in pod/pythonapp")
         elif wrong := wrong_kind(kind) or wrong_name(name):
             yield Fault(place, wrong, "write kind/name, as in pod/pythonapp")
+        else:
+            yield from _of_the_kind(kind, name, place, place)
+
+
+def _of_the_kind(
+    kind: str, name: str, place: tuple[str | int, ...], place_of_name: tuple[str | int, ...]
+) -> Iterable[Fault]:
+    """A kind of Kubernetes that is misspelt, or a name that none of its objects can have."""
+    from runner.cluster.discovery import builtin, builtin_meant, impossible_name
+
+    if "${{" in kind + name:
+        return
+    if name and (wrong := impossible_name(kind, name)):
+        yield Fault(place_of_name, wrong)
+    elif not builtin(kind) and (meant := builtin_meant(kind)):
+        yield Fault(place, f"{kind!r} is no kind of Kubernetes", f"did you mean {meant.kind.lower()}?", "warning")
 
 
 def target_title(value: Any) -> str:

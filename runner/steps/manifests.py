@@ -167,10 +167,25 @@ def _object_faults(
         return  # told already
     for item in manifests:
         ref = item.ref
-        found = list(not_allowed(ref.kind, ref.name, ref.namespace, files, place, deleting=deleting))
+        found = [
+            *not_allowed(ref.kind, ref.name, ref.namespace, files, place, deleting=deleting),
+            *_misspelt(item, place),
+        ]
         if deleting and not ref.name:
             found.append(Fault(place, nameless(ref.kind), NAMELESS_HINT))
         yield from (structs.replace(fault, message=f"{name}:{item.line}: {fault.message}") for fault in found)
+
+
+def _misspelt(item: Manifest, place: tuple[str | int, ...]) -> Iterator[Fault]:
+    """A kind that is none of Kubernetes, nearly one, and in one of its groups."""
+    from runner.cluster.discovery import BUILTIN, builtin_meant
+
+    kind, version = item.ref.kind, item.ref.api_version
+    groups = {resource.group_version.rpartition("/")[0] for resource in BUILTIN}
+    if version.rpartition("/")[0] not in groups or any(resource.kind == kind for resource in BUILTIN):
+        return
+    if meant := builtin_meant(kind):
+        yield Fault(place, f"{kind!r} is no kind of Kubernetes", f"did you mean {meant.kind}?", "warning")
 
 
 def nameless(what: str) -> str:
@@ -228,6 +243,7 @@ def inline_faults(value: Any, files: Files, key: str) -> Iterator[Fault]:
     for item in [] if faults else known({key: value}, files.folder):
         ref = item.ref
         yield from not_allowed(ref.kind, ref.name, ref.namespace, files, (key,), deleting=False)
+        yield from _misspelt(item, (key, "kind") if isinstance(value, Mapping) else (key,))
 
 
 def _inline_faults(value: Any, key: str) -> Iterator[Fault]:

@@ -103,6 +103,8 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
         )
     for index, word in enumerate(command) if isinstance(command, list) else ():
         yield from kind.exposed(word, ("command", index), files)
+    if isinstance(command, list):
+        yield from _program_faults(command)
     directory = data.get("dir")
     if isinstance(directory, str) and "${{" not in directory:
         path = files.folder / directory
@@ -114,6 +116,16 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
     for stream in ("stdout", "stderr"):
         if isinstance(expect, Mapping) and isinstance(expect.get(stream), Mapping):
             yield from matching.faults(expect[stream], ("expect", stream))
+
+
+def _program_faults(argv: list[Any]) -> Iterable[Fault]:
+    """A whole command line in the place of the program; a path may have spaces."""
+    words = argv[0].split() if argv and isinstance(argv[0], str) else []
+    if len(words) > 1 and "${{" not in argv[0] and "/" not in words[0]:
+        split = ", ".join([*words, *map(str, argv[1:])])
+        line = " ".join([*words, *map(str, argv[1:])])
+        message = f"there is no program with the name {argv[0]!r}: each word of a list is one argument"
+        yield Fault(("command", 0), message, f"write `[{split}]`, or a string: `{line}`")
 
 
 def commands(args: Args, scene: Scene) -> tuple[Command, ...]:

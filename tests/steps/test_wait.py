@@ -255,7 +255,8 @@ class Stage:
 
     def diagnose(self, objects: Sequence[Object], deadline: Deadline, blame: tuple[str, str]) -> list[dict[str, Any]]:
         self.blamed = blame
-        nothing: dict[str, Any] = {"namespace": "", "state": "", "conditions": [], "events": [], "containers": []}
+        empty: dict[str, Any] = {"conditions": [], "events": [], "containers": []}
+        nothing = {"namespace": "", "state": "", **empty, "alike": 0}
         return [{"object": f"explained {item['metadata']['name']}", **nothing} for item in objects]
 
     # the context
