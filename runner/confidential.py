@@ -1,4 +1,5 @@
-"""What is secret: declared inputs, variables by their names, the data of Secrets, credentials in a kubeconfig.
+"""What is secret: declared inputs, variables by their names, the data of Secrets, credentials in a kubeconfig and in a
+workflow file.
 
 Of a value with several lines each line is a secret too: a private key is printed line by line.
 
@@ -23,6 +24,7 @@ _NAME: Final = re.compile(
     re.VERBOSE,
 )
 _USER_INFO: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@", re.IGNORECASE)
+_USER_ALONE: Final = re.compile(r"\bhttps?://([^\s/:@]+)@", re.IGNORECASE)
 _SETTING: Final = re.compile(r"^\s*(?:export\s+)?[\"']?([\w.-]+)[\"']?\s*[:=]\s*[\"']?(.*?)[\"']?,?\s*$", re.MULTILINE)
 
 _ARMOUR: Final = re.compile(r"\s*-----(BEGIN|END) [A-Z0-9 ]+-----\s*")
@@ -73,6 +75,45 @@ def of_variables(variables: Mapping[str, Any]) -> Iterator[str]:
         if is_secret_name(name) and worth_hiding(text) and not _is_path(text):
             yield from _parts(text)
         yield from filter(worth_hiding, _USER_INFO.findall(text))
+
+
+def of_workflow(data: Any) -> Iterator[str]:
+    """What stands in a workflow file although it should not: before a problem is shown that quotes a line of it.
+
+    Defaults of secret inputs, variables of an `env`, data of Secrets, credentials for `verify`, those in URLs. A text
+    with an expression in it is none.
+    """
+    if isinstance(data, Mapping):
+        if data.get("secret") is True:
+            yield from declared(data.get("default"))
+        yield from filter(_is_literal, of_object(data))
+        yield from of_variables(_variables_in(data.get("env")))
+        auth = data.get("auth")
+        if isinstance(auth, Mapping):
+            basic = auth.get("basic")
+            found = (auth.get("bearer"), basic.get("password") if isinstance(basic, Mapping) else None)
+            yield from (text for text in found if isinstance(text, str) and _is_literal(text) and worth_hiding(text))
+        for key, value in data.items():
+            yield from of_workflow(key)
+            yield from of_workflow(value)
+    elif isinstance(data, list):
+        for item in data:
+            yield from of_workflow(item)
+    elif isinstance(data, str) and "://" in data:
+        found_in_url = (*_USER_INFO.findall(data), *_USER_ALONE.findall(data))
+        yield from (text for text in found_in_url if _is_literal(text) and worth_hiding(text))
+
+
+def _variables_in(env: Any) -> dict[str, Any]:
+    """Those with a value that is written out, of a step's `env` or of a container's."""
+    if isinstance(env, list):
+        env = {str(item["name"]): item.get("value", "") for item in env if isinstance(item, Mapping) and "name" in item}
+    pairs = env.items() if isinstance(env, Mapping) else ()
+    return {str(name): value for name, value in pairs if isinstance(value, str | int) and _is_literal(str(value))}
+
+
+def _is_literal(text: str) -> bool:
+    return "${{" not in text
 
 
 def _is_path(text: str) -> bool:

@@ -27,6 +27,7 @@ def read(names: Sequence[str], *, outside: bool = False) -> list[Workflow]:
     for path, name, in_folder in _unfold(names):
         try:
             loaded = document.load(path, name)
+            masking.hide(confidential.of_workflow(loaded.data))
             if not (in_folder and _is_other(path, loaded.data)):
                 workflows.append(build(loaded, KINDS, outside=outside))
         except InvalidWorkflow as error:

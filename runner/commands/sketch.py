@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from runner.cluster.protocol import Dialect
-from runner.confidential import is_secret_name
+from runner.confidential import is_secret_name, of_variables
 from runner.errors import StepFailed
 from runner.expressions import EvaluationError, Expression, Template, text
 from runner.shell import Command
@@ -134,7 +134,7 @@ class _Planner:
         name = str(draw(step.name, self.values))
         condition, skipped = self._condition(step)
         namespace = str(draw(step.namespace, self.values) or self.namespace)
-        env = {key: text(draw(value, self.values)) for key, value in step.env.items()}
+        env = {key: self._variable(key, value) for key, value in step.env.items()}
         scene = Scene(
             dialect=self.dialect,
             namespace=namespace,
@@ -156,6 +156,11 @@ class _Planner:
         except StepFailed as error:
             return Planned(step, name, (), (), condition, skipped, error.message, env, nested=nested)
         return Planned(step, name, commands, equivalent, condition, skipped, "", env, args, namespace, nested)
+
+    def _variable(self, name: str, value: Any) -> str:
+        """A variable's value; a secret that is written out stays where it is, and whoever runs the plan gives it."""
+        drawn = text(draw(value, self.values))
+        return symbol(f"env.{name}") if OPEN not in drawn and any(of_variables({name: drawn})) else drawn
 
     def _condition(self, step: Step) -> tuple[str, bool]:
         """(when it runs, for people; whether it is known now that it does not)."""

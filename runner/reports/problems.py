@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from runner.errors import Problem
+from runner.masking import mask
 from runner.reports.excerpt import excerpt
 from runner.reports.terminal import Style
 from runner.reports.wording import block, count, harmless
@@ -42,7 +43,16 @@ def _problem(problem: Problem, style: Style) -> list[str]:
     lines = [f"{style.paint('bold', harmless(problem.place) + ':')} {severity} {style.paint('bold', message)}"]
     lines += [f"      {style.bar} {line}" for line in more]
     if problem.source.strip():
-        lines += excerpt(problem.source, problem.line, problem.column, problem.width, style=style)
+        lines += excerpt(*_quoted(problem), style=style)
     for number, line in enumerate(block(problem.hint)):
         lines.append(f"      {'=' if number == 0 else ' '} {line}")
     return [*lines, ""]
+
+
+def _quoted(problem: Problem) -> tuple[str, int, int, int]:
+    """The line, its number, and the column and width of the caret. Masked before it is cut: half a secret is not known
+    as one; the caret moves with what it marks.
+    """
+    start = problem.column - 1
+    before, marked = problem.source[:start], problem.source[start : start + problem.width]
+    return mask(problem.source), problem.line, len(mask(before)) + 1, max(1, len(mask(marked)))
