@@ -180,7 +180,7 @@ class _Work:
             live = None
         if live is None:
             self.since[ref] = since
-            ownership.mark(meta, self.hand)
+            ownership.mark(meta, ref, self.hand)
         else:
             self._respect(ref, live)
             ownership.keep(meta, live)

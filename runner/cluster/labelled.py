@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from runner.cluster.http import ApiError
-from runner.cluster.ownership import expires, run_of
+from runner.cluster.ownership import expires, is_copy, run_of
 from runner.cluster.protocol import RUN_LABEL, Object
 from runner.journal import Undo
 
@@ -53,7 +53,7 @@ def find(cluster: Kubectl, deadline: Deadline) -> list[Labelled]:
         found = [item for items in pool.map(ask, resources) for item in items]
     runs: dict[str, list[Object]] = {}
     for item in {item["metadata"]["uid"]: item for item in found}.values():
-        if not item["metadata"].get("ownerReferences"):
+        if not item["metadata"].get("ownerReferences") and not is_copy(item):
             runs.setdefault(run_of(item), []).append(item)
     return [_labelled(run, items) for run, items in sorted(runs.items())]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 EXPIRY: Final = "runner/expires-after"
 """The annotation: seconds after the object's creation at which nobody of its run can be alive."""
+MADE: Final = "runner/made-as"
+"""The annotation: where the run made the object. On a copy that somebody makes of it, this is not true any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +35,40 @@ class Owner:
     why: str = ""
 
 
-def mark(meta: dict[str, Any], hand: Hand) -> None:
+def mark(meta: dict[str, Any], ref: Ref, hand: Hand) -> None:
     """Write the run on an object that it is about to make; never on the template of its Pods."""
     meta["labels"] = {**(meta.get("labels") or {}), RUN_LABEL: hand.run_id}
-    if hand.lifetime:
-        meta["annotations"] = {**(meta.get("annotations") or {}), EXPIRY: f"{hand.lifetime:.0f}s"}
+    ends = {EXPIRY: f"{hand.lifetime:.0f}s"} if hand.lifetime else {}
+    meta["annotations"] = {**(meta.get("annotations") or {}), MADE: _address(ref.namespace, ref.name), **ends}
 
 
 def unmark(meta: dict[str, Any]) -> None:
     """Take away what `mark` wrote: somebody else made the object in the meantime."""
     meta["labels"].pop(RUN_LABEL)
-    (meta.get("annotations") or {}).pop(EXPIRY, None)
+    for name in (EXPIRY, MADE):
+        meta["annotations"].pop(name, None)
 
 
 def keep(meta: dict[str, Any], live: Object) -> None:
     """Write on a manifest what stands on its object, whoever wrote it: an apply without it would take it away."""
-    for key, name in (("labels", RUN_LABEL), ("annotations", EXPIRY)):
+    for key, name in (("labels", RUN_LABEL), ("annotations", EXPIRY), ("annotations", MADE)):
         if value := (live["metadata"].get(key) or {}).get(name):
             meta[key] = {**(meta.get(key) or {}), name: value}
 
 
 def run_of(live: Object) -> str:
     return str((live["metadata"].get("labels") or {}).get(RUN_LABEL) or "")
+
+
+def is_copy(live: Object) -> bool:
+    """Whether somebody made it of an object of a run, label and all."""
+    meta = live["metadata"]
+    made = (meta.get("annotations") or {}).get(MADE)
+    return bool(made) and made != _address(meta.get("namespace") or "", meta["name"])
+
+
+def _address(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}" if namespace else name
 
 
 def expires(live: Object) -> datetime | None:

@@ -103,6 +103,11 @@ def test_everything_dead_at_once(site: Site) -> None:
     process.wait()
     run = run_of(site)
     name = f"configmap/own-{site.tag} (namespace {site.place})"
+    mine = site.kubectl("get", "configmap", f"own-{site.tag}", "-n", site.place, "-o", "json")
+    meta = {**json.loads(mine)["metadata"], "name": "copy"}
+    del meta["uid"], meta["resourceVersion"]
+    site.write("copy.json", json.dumps({"kind": "ConfigMap", "apiVersion": "v1", "metadata": meta}))
+    site.kubectl("create", "-f", str(site.folder / "copy.json"))
 
     site.write("again.yaml", "steps: [{apply: map.yaml}]")
     again = runner(site, "again.yaml")
@@ -118,6 +123,7 @@ def test_everything_dead_at_once(site: Site) -> None:
     assert "it may be alive on another machine until" in case["held"]
     answer = runner(site, "clean", "--cluster", "--run", run, env=elsewhere)
     assert (answer.returncode, f"removed: {name}" in answer.stdout) == (0, True), answer.stdout + answer.stderr
+    assert site.kubectl("get", "configmap", "copy", "-n", site.place, "-o", "name") == "configmap/copy\n"
     assert list(site.in_cluster()) == []
 
     assert site.remains() != []  # on this machine

@@ -37,14 +37,29 @@ def clock(seconds: float) -> Callable[[], datetime]:
 def test_marks_stand_on_the_object(hand: FakeHand) -> None:
     """The run as a label, its longest life as an annotation; nothing of the user's is lost. Kept ones do not expire."""
     meta: dict[str, Any] = {"name": "a", "labels": {"app": "web"}}
-    ownership.mark(meta, hand)
+    ownership.mark(meta, REF, hand)
     hand.lifetime = 0
     kept: dict[str, Any] = {"name": "a"}
-    ownership.mark(kept, hand)
+    ownership.mark(kept, REF, hand)
 
     assert meta["labels"] == {"app": "web", "runner/run-id": "test"}
-    assert meta["annotations"] == {"runner/expires-after": "60s"}
-    assert kept == {"name": "a", "labels": {"runner/run-id": "test"}}
+    assert meta["annotations"] == {"runner/made-as": "demo/a", "runner/expires-after": "60s"}
+    assert kept == {
+        "name": "a",
+        "labels": {"runner/run-id": "test"},
+        "annotations": {"runner/made-as": "demo/a"},
+    }
+
+
+def test_copies_of_an_object(hand: FakeHand) -> None:
+    """Who copies it copies its label, but its place or its name is another one."""
+    meta: dict[str, Any] = {"name": "a", "namespace": "demo"}
+    ownership.mark(meta, REF, hand)
+
+    assert not ownership.is_copy({"metadata": meta})
+    assert ownership.is_copy({"metadata": {**meta, "name": "b"}})
+    assert ownership.is_copy({"metadata": {**meta, "namespace": "other"}})
+    assert not ownership.is_copy({"metadata": {"name": "b"}})
 
 
 def test_marks_stay_when_an_object_is_updated() -> None:
