@@ -232,6 +232,10 @@ class Remover:
                     continue
                 if self._journal:
                     self._journal.undone(record)
+                if gone.replaced:
+                    self._emit(
+                        "note", message=f"{address(record)} was replaced by something else meanwhile: it is left"
+                    )
                 if gone.found:
                     deleted += 1
                     self._emit("object deleted", object=address(record))

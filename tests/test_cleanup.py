@@ -147,6 +147,15 @@ def test_what_to_do_where_deleting_does_not_help(run: Run, heard: list[Event], g
     assert next(event.fields["hint"] for event in heard if event.name == "object left") == hint
 
 
+def test_another_object_of_the_name_is_named(run: Run, heard: list[Event]) -> None:
+    """It is left, and whoever wonders why finds out."""
+    result = clean(run, Cluster(b=Gone(OUTSIDE, found=False, replaced=True))).wait()
+
+    assert (result.deleted, result.left) == (3, ())
+    (note,) = [event.fields["message"] for event in heard if event.name == "note"]
+    assert note == "pod/b (namespace other) was replaced by something else meanwhile: it is left"
+
+
 def test_nothing_to_do(run: Run) -> None:
     """Everything is kept."""
     cluster = Cluster()

@@ -124,6 +124,8 @@ class _Fired:
     error: RunnerError | None = None
     uid: str = ""
     """Of the object itself, when it was there."""
+    replaced: bool = False
+    """Whether somebody else made another one of the same name in its place."""
 
     @property
     def unsure(self) -> bool:
@@ -229,7 +231,7 @@ def _await(cluster: Kubectl, shot: _Fired, hand: RemovingHand, last_look: Callab
         return _still_there(cluster, shot, f"; not waited for ({error.message})", last_look())
     except RunnerError as error:
         return Gone(shot.record, f"{member} may still exist: {error.message}")
-    return Gone(shot.record, found=bool(shot.members))
+    return Gone(shot.record, found=bool(shot.members), replaced=shot.replaced)
 
 
 def _why_not_begun(error: RunnerError) -> str:
@@ -274,6 +276,8 @@ def _fire(cluster: Kubectl, shot: _Fired, hand: UndoingHand, *, hurry: bool) -> 
     record, deadline = shot.record, hand.deadline
     resource = _resource(cluster, record, deadline)
     live = _live(cluster, resource, record, deadline) if resource else None
+    if live and not _is_ours(live, record):
+        shot.replaced, live = bool(record.uid), None
     own: list[Member] = []  # what is deleted here; the rest of the family goes by itself
     if resource and live:
         shot.uid = live["metadata"]["uid"]
@@ -354,16 +358,19 @@ def _listed(cluster: Kubectl, resource: Resource, namespace: str, deadline: Dead
 
 
 def _live(cluster: Kubectl, resource: Resource, record: Undo, deadline: Deadline) -> Object | None:
-    """The object, if it exists and is the one that the run made."""
+    """What has the object's name now."""
     try:
         live: Object = cluster.patiently("GET", resource.path(record.namespace, quote(record.name)), deadline)
     except ApiError as error:
         if error.status == NOT_FOUND:  # a kind that is not served any more has no reason with it
             return None
         raise
+    return live
+
+
+def _is_ours(live: Object, record: Undo) -> bool:
     meta = live["metadata"]
-    ours = meta["uid"] == record.uid if record.uid else (meta.get("labels") or {}).get(RUN_LABEL) == record.run
-    return live if ours else None
+    return bool(meta["uid"] == record.uid if record.uid else (meta.get("labels") or {}).get(RUN_LABEL) == record.run)
 
 
 def _delete(

@@ -125,6 +125,8 @@ class Gone:
     """What is still there, where that is not the object itself."""
     hint: str = ""
     """What to type where deleting it once more does not help."""
+    replaced: bool = False
+    """Whether the name belongs to another object by now, which is left."""
 
 
 class RemovingHand(Protocol):

@@ -132,7 +132,10 @@ def test_object_of_another_under_the_same_name_stays(api: FakeApi, cluster: Kube
         record("ConfigMap", "half-made", uid=""),
     )
 
-    assert {(item.record.name, item.why) for item in gone} == {("new", ""), ("half-made", "")}
+    assert {(item.record.name, item.why, item.replaced) for item in gone} == {
+        ("new", "", True),
+        ("half-made", "", False),
+    }
     assert {key[2] for key in api.objects} == {"new", "foreign"}
 
 
