@@ -75,6 +75,8 @@ class PortForward:
         self._down_since = 0.0
         self._pause = 0.0
         self._settled = False
+        self._served = False
+        """Whether anything was answered through it: before, a restart is no news to worry about."""
         self._reported = ("", 0.0)
         self._thread = threading.Thread(target=self._supervise, name="port-forward", daemon=True)
         self._thread.start()
@@ -108,6 +110,7 @@ class PortForward:
         return min(_LONGEST_SILENCE, max(_SHORTEST_SILENCE, _SILENCE_PER_START * starting))
 
     def answered(self, far: socket.socket) -> None:
+        self._served = True
         for tunnel in (self._tunnel, self._retired):
             if tunnel:
                 tunnel.unanswered.pop(far, None)
@@ -226,7 +229,7 @@ class PortForward:
             tunnel.child.stop()
 
     def _replace(self, place: Place, why: str, since: float) -> None:
-        life = self._follower.life
+        life, served = self._follower.life, self._served
         ports = sorted(set(place.ports.values()))
         line = command(self._namespace, place.name, ports)
         try:
@@ -252,15 +255,16 @@ class PortForward:
         if stale:
             stale.child.stop()
         if tunnel.usable and self._settled:
-            self._report(place, why, since)
+            self._report(place, why, since, "warning" if served else "info")
 
-    def _report(self, place: Place, why: str, since: float) -> None:
+    def _report(self, place: Place, why: str, since: float, level: str) -> None:
         now = time.monotonic()
         last, reported = self._reported
         if (summary := f"{place}: {why}") != last or now - reported > _QUIET_SECONDS:
             self._reported = (summary, now)
             seconds = round(now - since, 3)
-            self._hand.emit("forward restarted", local=self._local, target=str(place), seconds=seconds, why=why)
+            restarted = {"local": self._local, "target": str(place), "seconds": seconds, "why": why}
+            self._hand.emit("forward restarted", level=level, **restarted)
 
     def _turn_away(self, error: CannotStart, since: float) -> None:
         """There is no kubectl any more, or this machine starts no more processes."""

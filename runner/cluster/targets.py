@@ -238,7 +238,7 @@ def _unfitness(pod: Object, best: Object) -> str:
         return f"{_name(pod)} is being deleted"
     if not _runs(pod):
         return f"{_name(pod)} is {_phase(pod)}"
-    return f"{_name(pod)} is not ready any more" if _is_ready(best) and not _is_ready(pod) else ""
+    return f"{_name(best)} is ready, and {_name(pod)} is not" if _is_ready(best) and not _is_ready(pod) else ""
 
 
 def _none_runs(cluster: Kubectl, route: _Route, found: list[Object], deadline: Deadline) -> Sight:

@@ -16,11 +16,12 @@ The step ends when the ports answer. A target that does not exist yet, or has no
 never answer ends the step at once: a port that the target does not have, a workload that is scaled to 0, a Job that has
 ended, an image that cannot be pulled, a container that crashes.
 
-The forward lives until the workflow (or the group) ends, and keeps its local ports all that time. It leads to the
-newest ready Pod and watches it: when that is deleted, replaced by a rollout or lost, or when the connection drops, the
-next one is taken, and the event `forward restarted` says why, where to, and how long it took. Connections to a Pod that
-is being deleted may come to their end. Connections that are made meanwhile are delayed until there is a Pod again, for
-up to 60 s. What a client said is said again only when the Pod surely did not hear it.
+The forward lives until the workflow ends (inside of a `verify` with `throughout`: until that ends), and keeps its local
+ports all that time. It leads to the newest ready Pod and watches it: when that is deleted, replaced by a rollout or
+lost, or when the connection drops, the next one is taken, and the event `forward restarted` says why, where to, and how
+long it took; it is a warning once something was answered through the forward. Connections to a Pod that is being
+deleted may come to their end. Connections that are made meanwhile are delayed until there is a Pod again, for up to
+60 s. What a client said is said again only when the Pod surely did not hear it.
 
 All ports of a step share one kubectl. When a Pod refuses a connection on one port, kubectl ends, and with it the
 connections of the other ports; write a step for each port where that matters.

@@ -209,6 +209,19 @@ def test_refused_connections_are_repeated(fakes: Fakes, hand: FakeHand) -> None:
     }
 
 
+def test_restart_is_a_warning_when_something_was_answered(
+    fakes: Fakes, hand: FakeHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, nobody noticed: a Pod that was taken for want of a better one gave way to a ready one."""
+    monkeypatch.setattr(portforward, "_QUIET_SECONDS", 0)
+    with relaying(forward := fakes.forward("echo")) as local:
+        forward.await_answer(["http"], hand)
+        for _ in range(2):
+            end_kubectl()
+            assert ask(local.port) == b"hello"
+    assert [event["level"] for event in fakes.events] == ["info", "warning"]
+
+
 def test_kubectl_that_does_not_start_is_started_again(fakes: Fakes) -> None:
     """Before it listens it may fail for reasons that pass, such as a Pod that is pending again."""
     with relaying(fakes.forward("die", "die", "echo")) as local:

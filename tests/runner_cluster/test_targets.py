@@ -164,7 +164,7 @@ def test_newest_ready_pod_is_taken_and_kept() -> None:
 
 
 def test_a_rollout_is_followed() -> None:
-    """A Pod that is being deleted, or not ready any more while another one is, is left; the reason is known."""
+    """A Pod that is being deleted, or not ready while another one is, is left; the reason is known."""
     new = pod("new", created="2")
     states = [[DEPLOYMENT, pod("old")], [DEPLOYMENT, dying("old"), new], [DEPLOYMENT, new]]
     first, second, last = look("deployment/web", "80", *states)
@@ -173,7 +173,7 @@ def test_a_rollout_is_followed() -> None:
     assert second.unfit == {"old": "pod/old is being deleted", "new": ""}
     assert last.unfit == {"new": ""}
     sick = look("deployment/web", "80", [DEPLOYMENT, pod("old", ready=False), new])[0]
-    assert sick.unfit == {"old": "pod/old is not ready any more", "new": ""}
+    assert sick.unfit == {"old": "pod/new is ready, and pod/old is not", "new": ""}
 
 
 def test_an_object_that_was_replaced() -> None:
