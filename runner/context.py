@@ -199,6 +199,9 @@ class StepContext:
     def forwarded(self, host: str, port: int) -> Forwarded | None:
         return self._scope.forwarded(host, port)
 
+    def forwards(self) -> dict[int, Forwarded]:
+        return self._scope.forwards()
+
     @property
     def attempts(self) -> int:
         return self._step.retry.attempts if self._step else 0

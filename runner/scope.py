@@ -37,6 +37,12 @@ class Scope:
         found = self._bound.get((_name(host), port))
         return found or (self.parent.forwarded(host, port) if self.parent else None)
 
+    def forwards(self) -> dict[int, Forwarded]:
+        """All of this scope and those around it, by their local ports."""
+        with self._lock:
+            own = {port: forward for (_, port), forward in self._bound.items()}
+        return {**(self.parent.forwards() if self.parent else {}), **own}
+
     def close(self) -> None:
         """End everything, newest first."""
         while self._closers:

@@ -268,6 +268,7 @@ def test_scope_ends_what_it_began() -> None:
 
     assert [bool(inside.forwarded("localhost", port)) for port in (80, 81, 82)] == [True, True, False]
     assert around.forwarded("localhost", 81) is None
+    assert [{*scope.forwards()} for scope in (around, inside)] == [{80}, {80, 81}]
     inside.close()
     assert ended == ["second", "first"]
     assert inside.forwarded("localhost", 81) is None

@@ -233,6 +233,9 @@ class Context(Protocol):
     def forwarded(self, host: str, port: int) -> Forwarded | None:
         """The forward of this run that listens on a port of this machine, or None."""
 
+    def forwards(self) -> dict[int, Forwarded]:
+        """The forwards of this run that a step can see, by their local ports."""
+
     def bind(self, host: str, port: int, target: Selection, target_port: str) -> None:
         """Tell later steps that a forward of this run listens there, and where it leads."""
 

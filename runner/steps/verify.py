@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from runner.deadline import Deadline
     from runner.steps.asking import Question
     from runner.steps.expecting import Try
+    from runner.steps.kind import Forwarded
     from runner.steps.throughout import Record
 
 NAME: Final = "verify"
@@ -386,7 +387,7 @@ def _failure(
     why, known = other_end.known(context, *question.place)
     return error(
         f"{question}: {told or _first(last)}",
-        hint=hint or why or _hint(question, last),
+        hint=hint or why or _hint(question, last, context.forwards()),
         reason="timeout" if error is TimedOut else "verify",
         details="\n".join(part for part in (*reasons, _details(last), known) if part),
     )
@@ -451,13 +452,16 @@ def _first(last: Try) -> str:
     return last.wrong[0].splitlines()[0] + more
 
 
-def _hint(question: Question, last: Try) -> str:
+def _hint(question: Question, last: Try, forwards: Mapping[int, Forwarded]) -> str:
     host, _ = question.place
     if last.answer is not None:
         return ""
     if host in ("localhost", "127.0.0.1", "::1"):
-        told = "nothing listens there: a `forward` step makes the port of a Pod reachable on this machine"
-        return told if "refused" in last.wrong[0] else ""
+        if "refused" not in last.wrong[0]:
+            return ""
+        if others := ", ".join(f"{port} ({forward.target})" for port, forward in forwards.items()):
+            return f"this run forwards {others}: did you mean that?"
+        return "nothing listens there: a `forward` step makes the port of a Pod reachable on this machine"
     own = "HTTPS_PROXY" if question.url.startswith("https:") else "HTTP_PROXY"
     for name in (own, "ALL_PROXY"):
         if os.environ.get(name) or os.environ.get(name.lower()):

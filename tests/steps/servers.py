@@ -32,6 +32,7 @@ class FakeContext:
         self.shown: list[str] = []
         self.nested: Callable[[], None] = lambda: None
         self._bound = bound
+        self.others: dict[int, Forwarded] = {}
         self.cluster: Any = None
 
     def observed(self, equivalent: str) -> None:
@@ -43,6 +44,9 @@ class FakeContext:
     def forwarded(self, host: str, port: int) -> Forwarded | None:
         bound = self._bound.get(host)
         return Forwarded(bound, Selection("pod", ("web",)), "80") if bound else None
+
+    def forwards(self) -> dict[int, Forwarded]:
+        return self.others
 
     def show(self, text: str) -> None:
         self.shown.append(text)

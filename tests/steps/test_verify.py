@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from runner import masking
+from runner.cluster.protocol import Selection
 from runner.errors import Cancelled, StepFailed, TimedOut
 from runner.steps import verify
-from runner.steps.kind import Files
+from runner.steps.kind import Files, Forwarded
 from tests.steps.servers import FakeContext, Handler, hello, serving
 from tests.steps.servers import verified as run
 
@@ -137,6 +138,16 @@ def test_refusal_has_a_hint(tmp_path: Any) -> None:
 
     assert caught.value.message.endswith("127.0.0.1:1: connection refused")
     assert "`forward`" in caught.value.hint
+
+
+def test_refusal_names_the_ports_that_are_forwarded(tmp_path: Any) -> None:
+    """Most likely the number is wrong on one of the sides."""
+    context = FakeContext(tmp_path, 0.3)
+    context.others = {8085: Forwarded("127.0.0.1", Selection("service", ("shop",)), "80")}
+    with pytest.raises(StepFailed) as caught:
+        run(context, url="http://localhost:1/")
+
+    assert caught.value.hint == "this run forwards 8085 (service/shop): did you mean that?"
 
 
 @pytest.mark.parametrize(
