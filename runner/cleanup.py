@@ -231,12 +231,12 @@ class Remover:
                     left[record.id] = _left_of(gone, self._place)
                     continue
                 if self._journal:
-                    self._journal.undone(record)
+                    self._journal.undone(record, stays=gone.stays)
                 if gone.replaced:
                     self._emit(
                         "note", message=f"{address(record)} was replaced by something else meanwhile: it is left"
                     )
-                if gone.found:
+                if gone.found and not gone.stays:
                     deleted += 1
                     self._emit("object deleted", object=address(record))
         except RunnerError as error:

@@ -23,7 +23,7 @@ from runner.invocation import Budget, Run
 from runner.journal import Undo
 from runner.result import Failure, Status, StepResult, WorkflowResult
 from runner.scope import Scope
-from runner.steps import manifests
+from runner.steps import clusterless, manifests
 from runner.steps.bounds import wrong_namespace
 from runner.workflow import Namespace, Step, Workflow, default_name, fill
 
@@ -444,23 +444,69 @@ def need_namespace(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> N
 
 
 def preflight(workflow: Workflow, run: Run) -> Iterator[str]:
-    """What must be known before anything is created: busy ports (raises), and what the engine says of the manifests
-    (warnings are answered, errors are raised).
+    """What must be known before anything is created: busy ports, what the engine says of the manifests, and commands
+    that ask a cluster where there is none. Warnings are answered; what cannot work raises `CannotStart`.
     """
     for step in workflow.all_steps:
         for host, port in step.kind.fixed_ports(step.template):
             from runner.cluster.relay import check_free
 
             check_free(host, port)
-    if run.cluster is None:
-        return
-    applies = [step for step in workflow.all_steps if step.kind.NAME == "apply"]
-    objects = [item for step in applies for item in manifests.known(step.template, workflow.folder)]
-    warnings, errors = run.cluster.check(objects)
-    errors += [words for step in applies for words in _unable(step, workflow, run.cluster)]
+    cluster = run.cluster
+    warnings, errors = _unanswered(workflow) if cluster is None or cluster.engine == "podman" else ([], [])
+    if cluster:
+        applies = [step for step in workflow.all_steps if step.kind.NAME == "apply"]
+        ignored, impossible = cluster.check(
+            [item for step in applies for item in manifests.known(step.template, workflow.folder)]
+        )
+        warnings = [*_no_namespaces(workflow, run, cluster), *ignored, *warnings]
+        errors = [*impossible, *(words for step in applies for words in _unable(step, workflow, cluster)), *errors]
     if errors:
-        raise StepFailed("\n".join(errors), reason="engine")
+        raise CannotStart("\n".join(errors))
     yield from warnings
+
+
+def _no_namespaces(workflow: Workflow, run: Run, cluster: Cluster) -> Iterator[str]:
+    """What asks for a namespace, on podman."""
+    if cluster.engine != "podman":
+        return
+    wanted = workflow.namespace
+    places = [f"--namespace {run.namespace}"] if run.namespace else []
+    places += [f"{workflow.file}: `namespace`"] if wanted.name or wanted.generate else []
+    places += [f"{workflow.file}:{step.line}: `namespace`" for step in workflow.all_steps if step.namespace]
+    for place in places:
+        yield f"{place} is ignored: podman has no namespaces, and `run.namespace` is {cluster.namespace}"
+
+
+def _unanswered(workflow: Workflow) -> tuple[list[str], list[str]]:
+    """The steps that ask a cluster, where there is none: (those that may fail, those that fail for certain)."""
+    warnings: list[str] = []
+    errors: list[str] = []
+    for step, harmless in _unconditional(workflow):
+        found = clusterless.question(step.template, step.env) if step.kind.NAME == "run" else None
+        if found:
+            name = step.name if isinstance(step.name, str) else step.path
+            words = (
+                f'{workflow.file}:{step.line}: the step "{name}" runs `{found.command}`, and this run has no cluster'
+                ' that could answer: to skip the step in such a run, write `if: run.engine == "kubectl"`'
+            )
+            (errors if found.certain and not harmless else warnings).append(words)
+    return warnings, errors
+
+
+def _unconditional(workflow: Workflow) -> Iterator[tuple[Step, bool]]:
+    """The steps without `if`, on themselves and around them, and whether the run may pass although they fail."""
+
+    def walk(steps: Sequence[Step], harmless: bool) -> Iterator[tuple[Step, bool]]:
+        for step in steps:
+            if step.condition is None:
+                spared = harmless or step.continue_on_error
+                yield step, spared
+                for inner in step.nested.values():
+                    yield from walk(inner, spared)
+
+    yield from walk((*workflow.steps, *workflow.finally_), harmless=False)
+    yield from walk(workflow.on_failure, harmless=True)
 
 
 def _unable(step: Step, workflow: Workflow, cluster: Cluster) -> Iterator[str]:

@@ -494,11 +494,11 @@ class Journal:
             self._gone = [known for known in self._gone if known.id != record.id]
             self._note({"undo": msgspec.to_builtins(record)})
 
-    def undone(self, record: Undo) -> None:
-        """It is gone, or was never made."""
+    def undone(self, record: Undo, *, stays: bool = False) -> None:
+        """It is gone, or was never made; or it stays, because others use it now."""
         with self._lock:
             known = self._records.pop(record.id, None)
-            if known and known.uid:
+            if known and known.uid and not stays:
                 self._gone.append(known)
             self._note({"undone": record.id})
 

@@ -129,7 +129,10 @@ class FileKeys(Args, frozen=True, rename={"finally_": "finally"}):
     vars: Annotated[dict[Identifier, Any], Meta(description="Values derived from inputs and earlier vars.")] = {}
     namespace: Annotated[
         str | NamespaceSpec,
-        Meta(description="Where the objects live: a name, `{name, create: true}` or `{generate: prefix-}`."),
+        Meta(
+            description="Where the objects live: a name, `{name, create: true}` or `{generate: prefix-}`. podman has "
+            "no namespaces: there it is ignored, with a warning, and `run.namespace` is `default`."
+        ),
     ] = ""
     cluster: Annotated[ClusterSpec, Meta(description="Which cluster, or which engine.")] = ClusterSpec()
     timeout: Annotated[

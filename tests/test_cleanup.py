@@ -180,6 +180,17 @@ def test_verified_against_the_cluster(run: Run, heard: list[Event]) -> None:
     assert "run/2" in replay(run.folder).records  # `runner clean` finds it again
 
 
+def test_what_others_use_now_stays_without_a_word(run: Run, heard: list[Event]) -> None:
+    """It was not deleted, nothing of it is left to do, and that it is there is no surprise afterwards."""
+    cluster = Cluster(b=Gone(OUTSIDE, stays=True))
+    result = clean(run, cluster).wait()
+    cluster.there = {"a": None, "made": None, "b": {"metadata": {"uid": "u2"}}}
+
+    assert (result.deleted, result.left, verify(run)) == (2, (), ())
+    assert "warning" not in [event.name for event in heard]
+    assert [*replay(run.folder).records] == ["run/4"]
+
+
 def test_dependents_that_outlive_their_owner_are_left(run: Run, heard: list[Event]) -> None:
     """With the command that removes them; the journal knows them, and which kinds were silent is told."""
     cluster = Cluster()

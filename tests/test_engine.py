@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -382,6 +383,71 @@ def test_cluster_step_without_any_engine(execute: Execute, tmp_path: Path, monke
 
     assert (code, report["workflows"]) == (3, [])
     assert report["hint"]
+
+
+REFUSED = (
+    'flow.yaml:{line}: the step "{name}" runs `kubectl get`, and this run has no cluster that could answer: to skip the'
+    ' step in such a run, write `if: run.engine == "kubectl"`'
+)
+
+
+def test_commands_that_nobody_answers_do_not_start(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are named, with their places and what to write; kubectl is not asked."""
+    monkeypatch.chdir(tmp_path)
+    code, report = execute("""
+        steps:
+          - run: touch started
+          - {name: Look, run: kubectl get pod}
+          - {name: Try, run: kubectl get pod, continue_on_error: true}
+          - verify: {url: "http://localhost/", throughout: [{name: Inside, run: [kubectl, get, pod]}]}
+        finally:
+          - {name: Tidy up, run: kubectl get pod}
+        """)
+
+    assert (code, report["workflows"]) == (3, [])
+    expected = [REFUSED.format(line=line, name=name) for line, name in ((4, "Look"), (6, "Inside"), (8, "Tidy up"))]
+    assert [line.removeprefix(f"{tmp_path}/") for line in report["error"].splitlines()] == expected
+    assert not (tmp_path / "started").exists()
+
+
+def test_commands_that_may_get_by_without_an_answer_are_a_warning(execute: Execute) -> None:
+    """When their failure would not fail the run; a condition, also of a step around them, is enough to be quiet."""
+    code, report = execute("""
+        steps:
+          - {name: Try, run: kubectl get pod, continue_on_error: true}
+          - {name: Or not, run: kubectl get pod || true}
+          - {name: Skipped, run: kubectl get pod, if: run.engine == "kubectl"}
+          - verify: {url: "http://localhost/", throughout: [{name: Inside, run: kubectl get pod}]}
+            if: run.engine == "kubectl"
+        on_failure:
+          - {name: Look, run: kubectl get pod}
+        """)
+
+    assert code == 0
+    for line, name in ((3, "Try"), (4, "Or not"), (9, "Look")):
+        assert REFUSED.format(line=line, name=name) in report["stderr"]
+    assert "Skipped" not in report["stderr"].split("workflow started")[0]
+    assert "Inside" not in report["stderr"].split("workflow started")[0]
+
+
+@pytest.mark.podman
+def test_a_namespace_is_ignored_on_podman(execute: Execute, podman_env: dict[str, str]) -> None:
+    """It has none: what the log, the report and expressions say is the same, and a warning names each place."""
+    flow = """
+        namespace: {generate: kz-}
+        steps:
+          - wait: {target: pod/absent, until: deleted}
+            namespace: other
+          - {id: look, run: 'echo "$NAMESPACE"', env: {NAMESPACE: "${{ run.namespace }}"}}
+        """
+    code, report = execute(flow, "--engine", "podman", "--namespace", "third")
+
+    assert (code, report["namespace"], report["steps"][1]["outputs"]["stdout"]) == (0, "default", "default")
+    assert re.search("run started .* namespace=default ", report["stderr"])
+    ignored = re.findall("warning +(?:.*/)?(.*) is ignored: podman has no namespaces", report["stderr"])
+    assert ignored == ["--namespace third", "flow.yaml: `namespace`", "flow.yaml:4: `namespace`"]
 
 
 def test_commands_see_no_cluster_that_the_run_does_not_have(execute: Execute) -> None:

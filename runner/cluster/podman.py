@@ -86,6 +86,7 @@ class Podman(Observer):
     ) -> None:
         super().__init__(Api(service.path))
         self._runs = runs
+        self._told: set[str] = set()
         self.dialect = PodmanDialect()
         # Children of a run on podman see no cluster, which nobody proved to be local.
         self.environment: dict[str, str | None] = {"KUBECONFIG": os.devnull}
@@ -104,11 +105,20 @@ class Podman(Observer):
     # -- apply --------------------------------------------------------------------------------------------------
 
     def check(self, manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
-        return podman_manifests.check(manifests)
+        """A warning is given once: files are checked before the run, and again with what only the run renders."""
+        warnings, errors = podman_manifests.check(manifests)
+        new = [words for words in dict.fromkeys(warnings) if words not in self._told]
+        self._told.update(new)
+        return new, errors
 
     def apply(
         self, manifests: Sequence[Manifest], namespace: str, hand: Hand, *, server_side: bool = False
     ) -> list[Applied]:
+        warnings, errors = self.check(manifests)
+        if errors:
+            raise StepFailed("\n".join(errors), reason="engine")
+        for words in warnings:
+            hand.warn(words)
         named = [podman_manifests.named(manifest.object) for manifest in manifests]
         self.known.update({(item["kind"], item["metadata"]["name"]): item for item in named})
         planned = [self._plan(item, hand) for item in named]
@@ -290,8 +300,9 @@ class Podman(Observer):
             except RunnerError as error:
                 yield Gone(record, error.message)
                 continue
-            if left and record.kind == NETWORK and "being used" in left.stderr:
-                left = None  # by Pods of others, who need it now
+            if left and record.kind == NETWORK and "being used" in left.stderr:  # by Pods of others
+                yield Gone(record, stays=True)
+                continue
             yield Gone(record, _why(left) if left else "")
 
     def what_outlived(self, gone: Sequence[Undo], deadline: Deadline) -> tuple[list[Gone], list[str]]:
@@ -313,8 +324,7 @@ class Podman(Observer):
         """Nothing to make: podman has no namespaces."""
 
     def use_namespace(self, name: str) -> None:
-        """Only for what is shown: podman has none."""
-        self.namespace = name
+        """Nothing to choose either: the run says that it is ignored, and stays in the one that all Pods share."""
 
     def events(self, namespace: str, name: str, deadline: Deadline) -> Iterator[list[Object]]:
         """Podman's own are of another kind; what they say is in the objects."""

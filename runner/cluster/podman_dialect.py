@@ -17,6 +17,8 @@ VOLUME: Final = "Volume"
 # The network that podman makes for the first Pod that it plays on a machine, and gives to all others.
 NETWORK: Final = "Network"
 DEFAULT_NETWORK: Final = "podman-default-kube-network"
+# podman has no namespaces: whatever asks for one gets this name.
+NAMESPACE: Final = "default"
 POD_KINDS: Final = ("Pod", "Deployment")
 VOLUME_KINDS: Final = ("PersistentVolumeClaim", VOLUME)
 WORDS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from runner.cluster.podman_dialect import VOLUME
+from runner.cluster.podman_dialect import NETWORK, VOLUME
 from runner.cluster.podman_manifests import MANIFEST_LABEL, OWNER_LABEL
 from runner.cluster.protocol import Object, Ref
 from runner.errors import StepFailed
@@ -233,6 +233,10 @@ def volume_object(kind: str, item: Object) -> Object:
         "metadata": {"name": item["Name"], "uid": item["CreatedAt"], "labels": item.get("Labels") or {}},
         "status": {"phase": "Bound"},
     }
+
+
+def network_object(item: Object) -> Object:
+    return {"kind": NETWORK, "metadata": {"name": item["name"], "uid": item["created"]}, "status": {}}
 
 
 def namespace_object(name: str) -> Object:

@@ -12,13 +12,14 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from runner.cluster.http import Api, ApiError, Unreachable
-from runner.cluster.podman_dialect import NETWORK, POD_KINDS, VOLUME_KINDS, kind_of
+from runner.cluster.podman_dialect import NAMESPACE, NETWORK, POD_KINDS, VOLUME_KINDS, kind_of
 from runner.cluster.podman_manifests import pod_template
 from runner.cluster.podman_objects import (
     CRASHES,
     SETTLE_SECONDS,
     deployment_object,
     namespace_object,
+    network_object,
     owner_of,
     pod_object,
     ref_of,
@@ -51,7 +52,7 @@ class Observer:
 
     def __init__(self, api: Api) -> None:
         self.api = api
-        self.namespace = "default"
+        self.namespace = NAMESPACE
         self.known: dict[tuple[str, str], Object] = {}
         self._exits: dict[str, int] = {}
 
@@ -118,6 +119,9 @@ class Observer:
             found = [volume_object(kind, item) for item in self._ask("/volumes/json", deadline) or ()]
         elif kind in ("ConfigMap", "Secret", "Service"):
             found = [item for (known, _), item in self.known.items() if known == kind]
+        elif kind == NETWORK:
+            asked = (self._ask(f"/networks/{quote(name)}/json", deadline) for name in selection.names)
+            found = [network_object(item) for item in asked if item]
         elif kind == "Namespace":
             found = [namespace_object(name) for name in selection.names]
         else:

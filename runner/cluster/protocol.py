@@ -127,6 +127,8 @@ class Gone:
     """What to type where deleting it once more does not help."""
     replaced: bool = False
     """Whether the name belongs to another object by now, which is left."""
+    stays: bool = False
+    """Whether it is left, because others use it by now."""
 
 
 class RemovingHand(Protocol):

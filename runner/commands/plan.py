@@ -42,7 +42,9 @@ def run(options: Namespace) -> int:
         values = known_values(workflow, files.values(workflow, options.set, options.values), os.environ)
         dialect = _dialect(options, workflow, values)
         values["run.engine"] = dialect.engine
-        namespace = _namespace(options, workflow, values)
+        namespace = _namespace(options, workflow, values, dialect.engine)
+        if dialect.engine == "podman":
+            values["run.namespace"] = namespace
         planned = sketch(workflow, values, dialect, namespace, lru_cache(_builder))
         whole &= not any(inner.problem for item in planned for inner in item.walk() if not inner.skipped)
         if options.format == "sh":
@@ -98,14 +100,16 @@ def _dialect(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) 
     return KubectlDialect()
 
 
-def _namespace(options: Namespace, workflow: Workflow, values: Mapping[str, Any]) -> str:
-    if options.namespace:
-        return str(options.namespace)
+def _namespace(options: Namespace, workflow: Workflow, values: Mapping[str, Any], engine: str) -> str:
     wanted = workflow.namespace
     name = str(draw(wanted.name, values) or "")
     if wrong := wrong_namespace(name):
         raise UsageError(f"{workflow.file}: {wrong}")
-    return symbol("run.namespace") if wanted.generate else name
+    if engine == "podman":
+        from runner.cluster.podman_dialect import NAMESPACE
+
+        return NAMESPACE
+    return str(options.namespace) or (symbol("run.namespace") if wanted.generate else name)
 
 
 def _table(workflow: Workflow, planned: list[Planned], engine: str, namespace: str) -> Iterator[str]:

@@ -6,7 +6,8 @@ that only a run knows stands as `${{ expression }}` in every text.
 - `schema`: 1.
 - `workflows`: one for each file:
   - `name`, `file`, `description`; `engine`: `kubectl` or `podman`.
-  - `namespace`: empty for the context's own; `${{ run.namespace }}` for one that the run generates.
+  - `namespace`: empty for the context's own; `${{ run.namespace }}` for one that the run generates; on podman,
+    which has none, `default`.
   - `keep`: what stays at the end of what the run made: nothing (`never`), all of a run that fails (`on_failure`), all
     (`always`). What existed before is never touched.
   - `steps`: in the order of the file:

@@ -241,18 +241,25 @@ def _start(
         files=[workflow.file for workflow in workflows],
         engine=cluster.engine if cluster else "none",
         context=cluster.context if cluster else "",
-        namespace=shared.namespace or (cluster.namespace if cluster else ""),
+        namespace=_namespace(shared),
         folder=str(shared.folder),
     )
     try:
         engine.need_namespace(workflows[0], shared, _values(workflows[0], inputs[0], shared))
-        for workflow in workflows:
-            for warning in engine.preflight(workflow, shared):
-                shared.events.emit("warning", message=warning, hint="")
+        for warning in dict.fromkeys(words for workflow in workflows for words in engine.preflight(workflow, shared)):
+            shared.events.emit("warning", message=warning, hint="")
     except BaseException:
         if cluster:
             cluster.close()
         raise
+
+
+def _namespace(shared: Run) -> str:
+    """Where the run begins; podman has one place for all."""
+    cluster = shared.cluster
+    if cluster and (cluster.engine == "podman" or not shared.namespace):
+        return cluster.namespace
+    return shared.namespace
 
 
 def _verified(ended: list[WorkflowResult], shared: Run) -> list[WorkflowResult]:

@@ -34,7 +34,9 @@ of the manifest. An image that no container uses is an error, which lists those 
 
 `wait: true` ends the step when all objects are ready, as a `wait` step does, and fails as early. URLs, and
 kustomizations that build on them, need `allow_remote: true`. podman runs Pods, Deployments, ConfigMaps, Secrets and
-PersistentVolumeClaims; it has no server-side apply.
+PersistentVolumeClaims; it has no server-side apply. What it ignores (a Service, a readinessProbe, a second replica) is
+a warning before anything runs, and what it cannot run at all an error; where only the run knows the objects
+(kustomizations, manifests with expressions, files that a step makes), just before they are applied.
 """
 
 from __future__ import annotations

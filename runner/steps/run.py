@@ -6,7 +6,9 @@ The children see the run's cluster and namespace as kubectl's own defaults, in a
 them changes in it (`kubectl config use-context`, a new cluster) holds for the `run` steps after it, and for no other
 step. A run is connected to a cluster when a step
 needs one or names kubectl or helm, or when the file or the command line names a cluster or a namespace; otherwise, and
-on podman, its children see no kubeconfig.
+on podman, its children see no kubeconfig. A command of kubectl or helm that asks a cluster would then fail: a run with
+such a step does not start, unless the step has an `if`, such as `if: run.engine == "kubectl"`, or a cluster of its own
+(KUBECONFIG in `env`); where its failure may be harmless (`continue_on_error`, `|| true`) that is a warning.
 
 ```yaml
 - run: kubectl get pod

@@ -88,6 +88,15 @@ def test_table_shows_the_commands_of_every_step(runner: Runner, folder: Path) ->
         """)
 
 
+def test_plan_for_podman_has_no_namespace(runner: Runner, tmp_path: Path) -> None:
+    """As in a run: `run.namespace` is `default`, whatever the file asks for."""
+    (tmp_path / "flow.yaml").write_text("namespace: {generate: a-}\nsteps: [{run: [echo, '${{ run.namespace }}']}]\n")
+    answer = runner("plan", "--engine", "podman", "-n", "other", "flow.yaml", cwd=tmp_path)
+
+    assert answer.stdout.startswith("flow (flow.yaml): engine podman, namespace default\n")
+    assert "$ echo default\n" in answer.stdout
+
+
 def test_plan_starts_nothing(runner: Runner, folder: Path, fake_bin: FakeBin) -> None:
     """No kubectl is called, and nothing is written."""
     for name in ("kubectl", "podman", "docker"):

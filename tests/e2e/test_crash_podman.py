@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -45,19 +47,32 @@ def podman_image(podman_env: dict[str, str]) -> str:
     return IMAGE
 
 
-def test_killed_run_leaves_neither_pod_nor_network(
-    tmp_path: Path, podman_env: dict[str, str], podman_image: str
-) -> None:
+@dataclass
+class Site:
+    """A folder with a workflow that applies a Pod, and the environment in which `runner` runs it."""
+
+    folder: Path
+    pod: str
+    env: dict[str, str]
+
+    @property
+    def networks(self) -> list[Path]:
+        return [*(self.folder / "networks").glob("*.conflist"), *(self.folder / "networks").glob("*.json")]
+
+    def write(self, *steps: str) -> None:
+        (self.folder / "flow.yaml").write_text("\n- ".join(("steps:", "apply: pod.yaml", *steps)) + "\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, podman_env: dict[str, str], podman_image: str) -> Site:
     """The networks of this test are its own: others need the one of the machine."""
     name = f"crash-{secrets.token_hex(4)}"
-    networks = tmp_path / "networks"
-    networks.mkdir()
+    (tmp_path / "networks").mkdir()
     (tmp_path / "tmp").mkdir()
     known = Path(podman_env.get("CONTAINERS_CONF", "/nonexistent"))
-    conf = (known.read_text() if known.exists() else "") + f'\n[network]\nnetwork_config_dir = "{networks}"\n'
-    (tmp_path / "containers.conf").write_text(conf)
+    own = f'\n[network]\nnetwork_config_dir = "{tmp_path / "networks"}"\n'
+    (tmp_path / "containers.conf").write_text((known.read_text() if known.exists() else "") + own)
     (tmp_path / "pod.yaml").write_text(POD.replace("NAME", name).replace("IMAGE", podman_image))
-    (tmp_path / "flow.yaml").write_text("steps: [{apply: pod.yaml}, {run: 'touch ready; sleep 300'}]")
     env = {
         **podman_env,
         "PATH": os.environ["PATH"],
@@ -66,18 +81,29 @@ def test_killed_run_leaves_neither_pod_nor_network(
         "TMPDIR": str(tmp_path / "tmp"),
         "CONTAINERS_CONF": str(tmp_path / "containers.conf"),
     }
-    argv = [sys.executable, "-m", "runner", "--engine", "podman", "flow.yaml"]
-    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Site(tmp_path, name, env)
+
+
+ARGV = [sys.executable, "-m", "runner", "--engine", "podman", "flow.yaml"]
+
+
+def test_killed_run_leaves_neither_pod_nor_network(site: Site) -> None:
+    """Whoever kills it need not clean up."""
+    tmp_path, env = site.folder, site.env
+    site.write("run: 'touch ready; sleep 300'")
+    process = subprocess.Popen(ARGV, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _until((tmp_path / "ready").exists)
-    assert list(networks.glob("*.conflist")) + list(networks.glob("*.json"))
+    assert site.networks
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder,) = (tmp_path / "state/runner/runs").iterdir()
     _until(lambda: '"by": "watchdog"' in (folder / "journal.jsonl").read_text())
 
-    there = subprocess.run(["podman", "pod", "exists", name], env={**os.environ, **env}, check=False).returncode == 0
+    there = (
+        subprocess.run(["podman", "pod", "exists", site.pod], env={**os.environ, **env}, check=False).returncode == 0
+    )
     assert not there
-    assert list(networks.glob("*.conflist")) + list(networks.glob("*.json")) == []
+    assert site.networks == []
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (folder / "kubeconfig").exists()
 
@@ -132,6 +158,17 @@ def _processes(word: str) -> list[str]:
             if word in (path / "cmdline").read_text():
                 found.append(path.name)
     return found
+
+
+def test_network_of_a_run_is_verified_to_be_gone(site: Site) -> None:
+    """With the Pod, and without a word more."""
+    site.write()
+    answer = subprocess.run(ARGV, cwd=site.folder, env=site.env, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 0, answer.stderr
+    assert "warning" not in answer.stderr
+    assert re.search(r"cleanup verified +objects=2 left=0", answer.stderr), answer.stderr
+    assert site.networks == []
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from runner.cluster import podman
 from runner.cluster.podman import Podman, PodmanDialect
-from runner.cluster.podman_dialect import DEFAULT_NETWORK
+from runner.cluster.podman_dialect import DEFAULT_NETWORK, NETWORK, POD_KINDS, VOLUME_KINDS
 from runner.cluster.protocol import RUN_LABEL, Manifest, Object, Ref, Selection
 from runner.cluster.readiness import judge
 from runner.cluster.waiting import Goal, wait_for
@@ -485,8 +485,78 @@ def fetch(port: int, pause: Callable[[float], None]) -> str:
 
 
 @pytest.mark.podman
-def test_namespaces_are_taken_at_their_word(real: Podman, hand: StepHand) -> None:
+def test_a_namespace_makes_no_difference(real: Podman, hand: StepHand) -> None:
+    """There is none, and nothing says otherwise."""
     real.make_namespace("mine", hand)
     real.use_namespace("mine")
-    assert real.namespace == "mine"
+    assert real.namespace == "default"
+    assert hand.argv == []
+
+
+@pytest.mark.podman
+def test_all_that_is_recorded_can_be_verified(real: Podman, hand: StepHand, name: str) -> None:
+    """Whatever kind a record has: the object is found by it while it is there, and not afterwards."""
+    mounts = [{"name": key, "mountPath": f"/{key}"} for key in ("claimed", "undeclared", "configured")]
+    volumes = [
+        {"name": "claimed", "persistentVolumeClaim": {"claimName": f"{name}-claim"}},
+        {"name": "undeclared", "persistentVolumeClaim": {"claimName": f"{name}-other"}},
+        {"name": "configured", "configMap": {"name": f"{name}-config"}},
+    ]
+    meta = {"name": f"{name}-claim"}
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": {}}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"}, "data": {"a": "b"}}
+    container = {**SLEEP, "volumeMounts": mounts}
+    objects = [claim, config, pod(name, container=container, volumes=volumes), deployment(f"{name}-d", container=SLEEP)]
+    real.apply([manifest(item) for item in objects], "", hand)
+    shell_podman("network", "create", name)
+    network = hand.intend(Ref(NETWORK, name))
+    live = real.live(NETWORK, name, hand.deadline)
+    assert live
+    hand.made(network, live.uid)
+    records = list(hand.records)
+
+    assert {record.kind for record in records} == {*POD_KINDS, *VOLUME_KINDS, NETWORK}
+    found = [real.get(Ref(record.kind, record.name), hand.deadline) for record in records]
+    assert [item and item["metadata"]["uid"] for item in found] == [record.uid for record in records]
+    assert [gone.why for gone in real.undo(records, hand, hurry=False)] == [""] * len(records)
+    assert not any(real.get(Ref(record.kind, record.name), hand.deadline) for record in records)
+
+
+@pytest.mark.podman
+def test_a_network_that_others_use_stays(real: Podman, hand: StepHand, name: str) -> None:
+    """And it is no leftover of the run."""
+    shell_podman("network", "create", name)
+    shell_podman("pod", "create", f"--network={name}", f"--name={name}")
+    record = Undo(id="1", engine="podman", api_version="", kind=NETWORK, name=name)
+    try:
+        assert [(gone.why, gone.stays) for gone in real.undo([record], hand, hurry=False)] == [("", True)]
+        assert exists("network", name)
+    finally:
+        shell_podman("network", "rm", "--force", name)
+
+
+@pytest.mark.podman
+def test_what_is_ignored_is_said_once(real: Podman, hand: StepHand, name: str) -> None:
+    """Before the run of files, else when it is applied: nobody knows sooner what a kustomization renders."""
+    probed = {**SLEEP, "readinessProbe": {"exec": {"command": ["true"]}}}
+    rendered = manifest(deployment(name, replicas=2, container=probed))
+    real.apply([rendered], "", hand)
+    place = f"deployment/{name} (app/web.yaml:3)"
+    assert hand.warnings == [
+        f"{place}: only one Pod runs instead of 2",
+        f"{place}: container app: podman ignores readinessProbe: ready means that all containers run",
+    ]
+    real.apply([rendered], "", hand)
+    assert len(hand.warnings) == 2
+    service = manifest({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {}})
+    assert len(real.check([service, rendered])[0]) == 1
+    real.apply([service], "", hand)
+    assert len(hand.warnings) == 2
+
+
+@pytest.mark.podman
+def test_what_is_impossible_is_not_applied(real: Podman, hand: StepHand, name: str) -> None:
+    stateful = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name}}
+    with pytest.raises(StepFailed, match="podman cannot run a StatefulSet"):
+        real.apply([manifest(pod(name, container=SLEEP)), manifest(stateful)], "", hand)
     assert hand.argv == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runner.cluster.http import Api
+from runner.cluster.podman_dialect import NETWORK
 from runner.cluster.podman_observer import Observer
 from runner.cluster.protocol import Ref, Selection
 from runner.cluster.readiness import judge
@@ -127,6 +128,15 @@ def test_a_deployment(service: FakeService, observer: Observer) -> None:
     assert live is not None
     assert judge(live, "ready").state == "done"
     assert observer.get(Ref("deployment", "api"), Deadline(5)) is None
+
+
+def test_a_network(service: FakeService, observer: Observer) -> None:
+    """Podman has no list of networks that could be asked for a kind of Kubernetes."""
+    service.answers["/networks/net/json"] = {"name": "net", "created": MOMENT}
+    live = observer.get(Ref(NETWORK, "net"), Deadline(5))
+    assert live is not None
+    assert observer.exists(NETWORK, "net", live["metadata"]["uid"], Deadline(5))
+    assert observer.get(Ref(NETWORK, "other"), Deadline(5)) is None
 
 
 def test_expand(service: FakeService, observer: Observer) -> None:
