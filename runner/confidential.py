@@ -31,6 +31,7 @@ _ARMOUR: Final = re.compile(r"\s*-----(BEGIN|END) [A-Z0-9 ]+-----\s*")
 
 SHORTEST_FOUND: Final = 6
 _SHORTEST_NUMBER: Final = 8
+_SHORTEST_WORD: Final = 8
 # fmt: off
 _COMMON: Final = frozenset({
     "administrator", "anonymous", "changeme", "cluster-admin", "config", "database", "default", "defaultdb",
@@ -75,6 +76,33 @@ def of_variables(variables: Mapping[str, Any]) -> Iterator[str]:
         if is_secret_name(name) and worth_hiding(text) and not _is_path(text):
             yield from _parts(text)
         yield from filter(worth_hiding, _USER_INFO.findall(text))
+
+
+def computed(value: Any, literals: str, read: Mapping[str, Any]) -> Iterator[str]:
+    """The texts in what an expression made of values of which some are secret, and their longer words.
+
+    Not those that stand in its literals, and not a whole text or line of what it read: those were judged when
+    they came.
+    """
+    seen = {line for item in read.values() for text in _texts(item) for line in (text, *text.splitlines())}
+    for text in _texts(value):
+        if text not in seen and _is_computed(text, literals):
+            yield text
+            yield from (word for word in text.split() if len(word) >= _SHORTEST_WORD and _is_computed(word, literals))
+
+
+def _is_computed(text: str, literals: str) -> bool:
+    if text.lower() in _COMMON or text in ("true", "false", "null") or text in literals:
+        return False
+    return not text.isdigit() or len(text) >= _SHORTEST_NUMBER
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def of_workflow(data: Any) -> Iterator[str]:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
+from runner import confidential, masking
+
 STATUS_FUNCTIONS: Final = ("success", "failure", "always", "cancelled")
 
 # CEL's own names of the types that workflows use.
@@ -106,8 +108,20 @@ class Template(msgspec.Struct, frozen=True):
     def render(self, values: Mapping[str, Any]) -> Any:
         """The text with values inserted; a template that is one expression keeps the value's type."""
         if len(self.parts) == 1 and isinstance(self.parts[0], Expression):
-            return self.parts[0].evaluate(values)
-        return "".join(part if isinstance(part, str) else text(part.evaluate(values)) for part in self.parts)
+            return _masked_later(self.parts[0], values)
+        return "".join(part if isinstance(part, str) else text(_masked_later(part, values)) for part in self.parts)
+
+
+def _masked_later(expression: Expression, values: Mapping[str, Any]) -> Any:
+    """The value of an expression. What is computed from a value that is masked is masked from now on, too."""
+    result = expression.evaluate(values)
+    if isinstance(result, str | list | dict):
+        read = {name: values[name] for name in expression.names - {"env"} if name in values}
+        environment = values.get("env") or {}
+        read |= {name: environment[name] for name in keys_of("env", expression.source) if name in environment}
+        if result not in read.values() and any(masking.mask(value) != value for value in read.values()):
+            masking.hide(confidential.computed(result, _literals(expression.source), read))
+    return result
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -239,6 +253,11 @@ def _without_strings(source: str) -> str:
     return "".join(
         " " * len(token.group()) if token.lastgroup in blank else token.group() for token in _token().finditer(source)
     )
+
+
+def _literals(source: str) -> str:
+    """The string literals of the source, one after the other."""
+    return " ".join(token.group() for token in _token().finditer(source) if token.lastgroup == "string")
 
 
 def _flaws(report: str, source: str, variables: Mapping[str, str]) -> tuple[Flaw, ...]:

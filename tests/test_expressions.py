@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import expressions
+from runner import confidential, expressions, masking
 from runner.expressions import EvaluationError, Flaw, InvalidExpression, Template
 
 VARIABLES = {
@@ -168,3 +170,46 @@ def test_any_source_compiles_or_says_why(source: str) -> None:
     except InvalidExpression as error:
         flaws = error.flaws
     assert all(flaw.message and flaw.line >= 1 and flaw.column >= 1 for flaw in flaws)
+
+
+SECRET = {
+    "inputs.token": "Tr0ub4dor-3x-and-more",
+    "inputs.name": "web-server",
+    "steps.a.outputs.stdout": "first\nLine0fSecret",
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("inputs.token.substring(0, 12)", False),
+        ("inputs.token.substring(3, 7)", False),
+        ("inputs.token.upperAscii()", False),
+        ('"Basic " + base64.encode(bytes("bob:" + inputs.token.substring(9)))', False),
+        ('inputs.token.split("-")', False),
+        ("{'inner': inputs.token.lowerAscii()}", False),
+        ("env.MY_TOKEN.upperAscii()", False),
+        ("steps.a.outputs.stdout.substring(6).upperAscii()", False),
+        ('steps.a.outputs.stdout.split("\\n")[0]', True),
+        ("inputs.token.size()", True),
+        ("string(inputs.token.size() + 10000)", True),
+        ('string(inputs.token == "")', True),
+        ('inputs.token == "" ? "without" : "with-token"', True),
+        ('inputs.token == "" ? "without" : inputs.name', True),
+        ("inputs.name.upperAscii()", True),
+        ("env.HOME_PAGE.upperAscii()", True),
+    ],
+)
+def test_what_is_computed_from_a_secret_is_masked(source: str, shown: bool) -> None:
+    """Of inputs, variables and outputs that are masked; not what is said about them, nor what stands beside them."""
+    values: dict[str, Any] = {**SECRET, "env": {"MY_TOKEN": "Env1ronToken", "HOME_PAGE": "example/page"}}
+    types = dict.fromkeys(SECRET, "string") | {"env": "environment"}
+    masking.hide([SECRET["inputs.token"], "Line0fSecret", values["env"]["MY_TOKEN"]])
+    template = Template((expressions.compile(source, types),))
+    value = template.render(values)
+
+    assert all(
+        (masking.mask(text) == text) == shown for text in confidential.declared(value) if len(text) >= masking.SHORTEST
+    )
+    if source.startswith('"Basic'):
+        assert masking.mask(value.split()[1]) == masking.STARS

@@ -160,16 +160,36 @@ def test_no_sink_has_a_secret(
 
 
 def test_plan_has_no_secret(planted: Path, runner: Runner) -> None:
-    """Nor a script that is made of it: there, secrets are variables."""
+    """Nor a script that is made of it: there, secrets are variables, and what only runner computes is no success."""
     common = ("--values", planted / "values.yaml")
     env = {"GIVEN": SECRETS["input"], "LINES_INPUT": SECRETS["lines"], "SERVICE_TOKEN": SECRETS["token"]}
     table = runner("plan", planted / "exit0.yaml", *common, env=env)
     script = runner("plan", "--format", "sh", planted / "exit0.yaml", *common, env=env)
 
-    assert (table.returncode, script.returncode) == (0, 0), table.stderr + script.stderr
+    assert (table.returncode, script.returncode) == (0, 1), table.stderr + script.stderr
     assert found(table.stdout + table.stderr + script.stdout + script.stderr) == []
     assert "SERVICE_TOKEN" in script.stdout
     assert 'D_PASSWORD="$D_PASSWORD"' in script.stdout
+
+
+def test_what_is_computed_from_a_secret_is_not_seen(tmp_path: Path, runner: Runner) -> None:
+    """Parts and other spellings of it, in names, variables and what children print; its length is no secret."""
+    (tmp_path / "w.yaml").write_text(
+        "inputs: {token: {secret: true, env: MY_TOKEN}}\n"
+        "steps:\n"
+        "  - name: part ${{ inputs.token.substring(0, 12) }}\n"
+        "    run: echo $A $B $C\n"
+        "    env:\n"
+        "      A: ${{ inputs.token.substring(0, 12) }}\n"
+        "      B: ${{ inputs.token.upperAscii() }}\n"
+        "      C: length ${{ inputs.token.size() }}\n"
+        "    show: true\n"
+    )
+    done = runner("run", tmp_path / "w.yaml", "-v", env={"MY_TOKEN": "abcdefgh-ijkl-mnop"})
+
+    assert done.returncode == 0, done.stderr
+    assert "abcdefgh" not in (done.stdout + done.stderr).lower()
+    assert "*** *** length 18" in done.stderr
 
 
 LITERALS = """\
