@@ -299,7 +299,7 @@ class _Builder:
         }
         timeout, patience = (0.0, 0.0) if faulty else self._timeout(kind, data, arguments, nested, path)
         self._declare_outputs(data, kind)
-        position = self.document.positions[path]
+        position = self.document.key_positions[*path, kind.NAME]
         return Step(
             path=own,
             section=str(path[0]),

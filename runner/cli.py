@@ -207,7 +207,8 @@ def _report_problems(error: object, options: Namespace) -> None:
         terminal.write(sys.stdout, json_report.render_problems(error.problems))
     else:
         style = terminal.Style.of(sys.stderr)
-        terminal.write(sys.stderr, problems.render(error.problems, colour=style.colour, unicode=style.unicode))
+        width = terminal.columns(sys.stderr, problems.WIDTH)
+        terminal.write(sys.stderr, problems.render(error.problems, style.colour, style.unicode, width))
 
 
 def _report_error(error: object, options: Namespace) -> None:

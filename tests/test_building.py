@@ -526,7 +526,7 @@ def test_step_keeps_what_was_written(folder: Path) -> None:
         "other",
     )
     assert (step.timeout, step.continue_on_error, step.show, step.keep) == (3.0, True, True, True)
-    assert (step.line, step.column, step.source) == (3, 5, "  - id: a")
+    assert (step.line, step.column, step.source) == (6, 5, "    run: echo")
     assert workflow.fill(step.env, {"run.id": "r"}) == {"A": 1, "B": "x r"}
     assert (step.retry.attempts, step.retry.interval, step.retry.backoff) == (3, 0.5, 2)
     assert step.retry.fail_if is not None

@@ -26,6 +26,8 @@ _LIST: Final = (
 )
 
 
+# Every deletion that waits for dependents, or leaves them, has one of these for a moment.
+_OF_GARBAGE_COLLECTION: Final = ("foregroundDeletion", "orphan")
 _NO_FINALIZERS: Final = """--patch='{"metadata":{"finalizers":null}}'"""
 
 
@@ -39,11 +41,14 @@ def why(kind: str, live: Object) -> tuple[str, str]:
         return ", and is not being deleted", look
     if kind == "Namespace" and (found := _namespace(live)):
         return found
-    if finalizers := meta.get("finalizers"):
+    finalizers = meta.get("finalizers") or ()
+    if others := [name for name in finalizers if name not in _OF_GARBAGE_COLLECTION]:
         return (
-            f", held by its finalizers: {', '.join(finalizers)}",
+            f", held by its finalizers: {', '.join(others)}",
             f"if there is no controller to take them away: kubectl patch {reference} --type=merge {_NO_FINALIZERS}",
         )
+    if finalizers:
+        return ", until the garbage collector is done with what belongs to it", look
     if seconds := meta.get("deletionGracePeriodSeconds"):
         return (
             f", ending within its grace period of {seconds} s",

@@ -22,7 +22,8 @@ def run(options: Namespace) -> int:
     if warnings:
         from runner.reports import problems
 
-        terminal.write(sys.stderr, problems.render(warnings))
+        width = terminal.columns(sys.stderr, problems.WIDTH)
+        terminal.write(sys.stderr, problems.render(warnings, width=width))
     for workflow in workflows:
         count = len(workflow.all_steps)
         line = f"{harmless(workflow.file)}: valid, {count} step{'s' if count != 1 else ''}\n"

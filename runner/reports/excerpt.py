@@ -6,6 +6,10 @@ from runner.reports.terminal import Style
 from runner.reports.wording import cells, visible
 
 LIMIT = 120
+SHORTEST = 40
+"""Of less nobody can make sense."""
+MARGIN = 10
+"""Columns for the line's number and the signs of a cut."""
 TAB = "    "
 
 

@@ -7,15 +7,17 @@ from typing import Final
 
 from runner.errors import Problem
 from runner.masking import mask
-from runner.reports.excerpt import excerpt
+from runner.reports.excerpt import LIMIT, MARGIN, SHORTEST, excerpt
 from runner.reports.terminal import Style
 from runner.reports.wording import block, count, harmless
 
+WIDTH: Final = LIMIT + MARGIN
 _TONES: Final = {"error": "bad", "warning": "warn"}
 
 
-def render(problems: Iterable[Problem], colour: bool = False, unicode: bool = True) -> str:
-    """All problems by place, each once, and a sentence that sums them up; empty when there are none.
+def render(problems: Iterable[Problem], colour: bool = False, unicode: bool = True, width: int = WIDTH) -> str:
+    """All problems by place, each once, and a sentence that sums them up; empty when there are none. What is quoted of
+    a file is cut to `width` columns.
 
     `file:line:column: error: message` is what editors and CI systems make a link of.
     """
@@ -23,7 +25,9 @@ def render(problems: Iterable[Problem], colour: bool = False, unicode: bool = Tr
     ordered = sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.column))
     if not ordered:
         return ""
-    return "\n".join([*(line for problem in ordered for line in _problem(problem, style)), summary(ordered)]) + "\n"
+    return (
+        "\n".join([*(line for problem in ordered for line in _problem(problem, style, width)), summary(ordered)]) + "\n"
+    )
 
 
 def summary(problems: Iterable[Problem]) -> str:
@@ -37,13 +41,13 @@ def summary(problems: Iterable[Problem]) -> str:
     return f"{' and '.join(counts)} in {place}" + ("; nothing was started" if errors else "")
 
 
-def _problem(problem: Problem, style: Style) -> list[str]:
+def _problem(problem: Problem, style: Style, width: int) -> list[str]:
     message, *more = block(problem.message) or [""]
     severity = style.paint(_TONES.get(problem.severity, "bad"), f"{problem.severity}:")
     lines = [f"{style.paint('bold', harmless(problem.place) + ':')} {severity} {style.paint('bold', message)}"]
     lines += [f"      {style.bar} {line}" for line in more]
     if problem.source.strip():
-        lines += excerpt(*_quoted(problem), style=style)
+        lines += excerpt(*_quoted(problem), style=style, limit=min(LIMIT, max(SHORTEST, width - MARGIN)))
     for number, line in enumerate(block(problem.hint)):
         lines.append(f"      {'=' if number == 0 else ' '} {line}")
     return [*lines, ""]

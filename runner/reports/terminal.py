@@ -85,6 +85,11 @@ def size(stream: TextIO) -> os.terminal_size:
     return os.terminal_size((80, 24))
 
 
+def columns(stream: TextIO, otherwise: int) -> int:
+    """The columns of a terminal; `otherwise` where it is none."""
+    return size(stream).columns if stream.isatty() else otherwise
+
+
 def write(stream: TextIO, text: str, environ: Mapping[str, str] = os.environ) -> None:
     """Write and flush, whatever the text holds and whatever became of the stream.
 

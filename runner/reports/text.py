@@ -12,7 +12,7 @@ from typing import Final
 
 from runner.errors import ExitCode
 from runner.reports import problems
-from runner.reports.excerpt import excerpt
+from runner.reports.excerpt import MARGIN, SHORTEST, excerpt
 from runner.reports.terminal import Style
 from runner.reports.wording import advice, block, cells, count, cure, cut, duration, first_line, harmless, outcome, pad
 from runner.result import Cleanup, Failure, RunResult, Status, StepResult, WorkflowResult
@@ -84,7 +84,7 @@ class _Report:
             if several:
                 yield ""
         if result.problems:
-            yield from problems.render(result.problems, self.style.colour, self.style.unicode).splitlines()
+            yield from problems.render(result.problems, self.style.colour, self.style.unicode, self.width).splitlines()
         yield from self.error(result)
         yield from self.left(result)
         yield from self.gone(result)
@@ -150,7 +150,7 @@ class _Report:
         """The line of the workflow, with a caret; a place is `file:line:column`."""
         line, column = ([0, 0, *_numbers(failure.place)])[-2:]
         if line and failure.source.strip():
-            yield from excerpt(failure.source, line, column, style=self.style, limit=max(40, self.width - 10))
+            yield from excerpt(failure.source, line, column, style=self.style, limit=max(SHORTEST, self.width - MARGIN))
 
     def command(self, failure: Failure) -> Iterator[str]:
         if failure.command:

@@ -31,6 +31,15 @@ def test_colour(problems: tuple[Problem, ...]) -> None:
     assert "\x1b[33mwarning:\x1b[0m" in text
 
 
+def test_narrow(problems: tuple[Problem, ...]) -> None:
+    """On a terminal what is quoted of a file is not broken, so that the caret stands below what it means."""
+    (long,) = [problem for problem in problems if problem.message == "a long line"]
+    _, quoted, carets, *_ = report.render([long], width=70).splitlines()
+    assert len(quoted) == 70
+    assert "BBB" in quoted
+    assert carets.index("^^^") == quoted.index("BBB")
+
+
 def test_nothing_to_say() -> None:
     """No problems, no text."""
     assert report.render(()) == ""

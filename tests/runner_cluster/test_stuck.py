@@ -28,6 +28,18 @@ def conditions(**messages: str) -> dict[str, Any]:
             'kubectl patch widget/a --namespace=demo --type=merge --patch=\'{"metadata":{"finalizers":null}}\'',
         ),
         (
+            "Widget",
+            live(finalizers=["foregroundDeletion", "x.test/a"]),
+            ", held by its finalizers: x.test/a",
+            "kubectl patch widget/a",
+        ),
+        (
+            "Deployment",
+            live(finalizers=["foregroundDeletion"]),
+            ", until the garbage collector is done with what belongs to it",
+            "kubectl get deployment/a --namespace=demo -o yaml",
+        ),
+        (
             "Pod",
             live(deletionGracePeriodSeconds=30),
             ", ending within its grace period of 30 s",
