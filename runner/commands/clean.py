@@ -66,6 +66,11 @@ class Case:
     left: dict[str, Leftover] = field(default_factory=dict)
     """By the id of its record."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that is known of it was kept on purpose: there is nothing to do, only something to say."""
+        return bool(self.kept) and not self.doomed and not (self.past and _is_on_this_machine(self.past))
+
 
 def run(options: Namespace) -> int:
     """0, or 5 when something could not be removed; raises what keeps it from starting."""
@@ -108,7 +113,7 @@ def _here(runs: Path, options: Namespace, older: float) -> Iterator[Case]:
             continue
         held = {"running": "it is alive", "cleaning": "its watchdog is removing it"}.get(status, "")
         doomed = (*past.doomed, *(past.spared if named else ()))
-        if named or doomed or held or _is_on_this_machine(past):
+        if named or doomed or held or past.spared or _is_on_this_machine(past):
             kept = () if named else past.spared
             yield Case(past.id, status, history.when(past), doomed, kept, past, held, _where(past.place))
 
@@ -167,7 +172,7 @@ def _connect(options: Namespace, deadline: Deadline, stack: ExitStack) -> Kubect
 
 
 def _undo(case: Case, cluster: Kubectl | None, options: Namespace, deadline: Deadline) -> None:
-    if case.held or deadline.ended:
+    if case.held or case.idle or deadline.ended:
         return
     try:
         if case.past:
@@ -354,12 +359,15 @@ def _sum(cases: Sequence[Case], options: Namespace, *, acts: bool, differ: bool)
     removed, left = sum(len(case.removed) for case in cases), sum(len(case.left) for case in cases)
     free = [case for case in cases if case.doomed and not case.held]
     held = sum(len(case.doomed) for case in cases if case.held)
+    kept = sum(len(case.kept) for case in cases)
+    there = f"{count(kept, 'object')} {'was' if kept == 1 else 'were'} kept on purpose"
+    purpose = f"; {there}, and --run ID removes {'it' if kept == 1 else 'them'}" if kept else ""
     others = f"{count(held, 'object')} {'is' if held == 1 else 'are'} left to others, as said above"
     if acts:
-        return f"{count(removed, 'object')} removed, {left} left" + (f"; {others}" if held else "")
+        return f"{count(removed, 'object')} removed, {left} left" + (f"; {others}" if held else "") + purpose
     if free:
         flags = _flags(free[0], options)
         every, one = line("clean", "--all", *flags), line("clean", "--run", "ID", *flags)
         there = f"{count(sum(len(case.doomed) for case in free), 'object')} can be removed; try: "
-        return there + ("the lines above" if differ else harmless(f"{every}, or {one}"))
-    return others if held else "nothing is left"
+        return there + ("the lines above" if differ else harmless(f"{every}, or {one}")) + purpose
+    return (others if held else "nothing is left") + purpose

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from runner.cleanup import address
@@ -49,5 +51,11 @@ def _row(past: Past) -> tuple[str, ...]:
     kept = f" ({len(past.spared)} kept)" if past.spared else ""
     status = past.status
     left = "" if status == "running" else f"{len(past.doomed) or '-'}{kept}"
-    files = " ".join(past.started.files) if past.started else ""
+    files = " ".join(map(_from_here(past.started.cwd), past.started.files)) if past.started else ""
     return past.id, history.when(past), history.in_words(status, past), left, files
+
+
+def _from_here(folder: str) -> Callable[[str], str]:
+    """How to name a file of a run that was started in this folder: as it was, or in full when that was elsewhere."""
+    here = not folder or Path(folder) == Path.cwd()
+    return lambda file: file if here else str(Path(folder, file))

@@ -167,9 +167,38 @@ def test_clean_without_a_choice_only_lists(answer: Answer, tmp_path: Path) -> No
     assert "  remains: pod/app (namespace x)" in out
     assert "1 object can be removed; try: runner clean --all, or runner clean --run ID" in out
     assert "dddd" not in out
-    assert [case["run"] for case in document["runs"]] == ["20260101-000002-bbbb"]
+    assert [(case["run"], case["objects"], case["kept"]) for case in document["runs"]] == [
+        ("20260101-000002-bbbb", ["pod/app (namespace x)"], []),
+        ("20260101-000003-cccc", [], ["pod/app (namespace x)"]),
+    ]
     assert document["dry_run"] is True
     assert named["runs"][0]["objects"] == ["pod/app (namespace x)"]
+
+
+def test_clean_mentions_what_was_kept_on_purpose(answer: Answer, tmp_path: Path) -> None:
+    """It is left alone unless its run is named, and its journal, too."""
+    made(tmp_path, "20260101-000003-cccc", end="failure", keep=True).close()
+    journal = tmp_path / "runner/runs/20260101-000003-cccc/journal.jsonl"
+    before = journal.read_text()
+
+    for arguments, sum_ in (((), "nothing is left"), (("--all",), "0 objects removed, 0 left")):
+        code, out, _ = answer("clean", *arguments)
+        assert code == 0
+        assert out.splitlines()[1:] == [
+            "  kept: pod/app (namespace x)",
+            f"{sum_}; 1 object was kept on purpose, and --run ID removes it",
+        ]
+    assert journal.read_text() == before
+
+
+def test_runs_name_files_from_elsewhere_in_full(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path, "20260101-000001-aaaa", end="success").close()
+    assert answer("runs")[1].endswith("  flow.yaml\n")
+    monkeypatch.chdir("/")
+    assert answer("runs")[1].endswith(f"  {tmp_path}/flow.yaml\n")
 
 
 def test_clean_while_the_watchdog_is_at_work(answer: Answer, tmp_path: Path) -> None:
