@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from runner import confidential, masking, shell
 from runner.cleanup import address
-from runner.cluster.protocol import Ref
+from runner.cluster.protocol import Ref, Selection
 from runner.deadline import Deadline
 from runner.errors import CommandResult, Expired, StepFailed, TimedOut
 from runner.expressions import EvaluationError
@@ -24,9 +24,14 @@ from runner.steps.kind import Scene
 from runner.workflow import Step, fill
 
 if TYPE_CHECKING:
-    from runner.cluster.protocol import Cluster, Selection
+    from runner.cluster.protocol import Cluster
     from runner.engine import Execution
     from runner.steps.kind import Forwarded
+
+
+_CONCEAL_SECONDS: Final = 10.0
+# The records of Helm are Secrets of up to a megabyte each.
+_NOT_OF_HELM: Final = "owner!=helm"
 
 
 class StepContext:
@@ -105,6 +110,20 @@ class StepContext:
             builder=self._execution.shared.builder,
             root=self._execution.workflow.root,
         )
+
+    def conceal(self, namespaces: Iterable[str]) -> None:
+        cluster = self._execution.shared.cluster
+        if cluster is None or cluster.engine != "kubectl":
+            return
+        for namespace in (name or self.namespace for name in namespaces):
+            try:
+                with self.deadline.child(_CONCEAL_SECONDS) as deadline:
+                    # Whatever reads a Secret masks its data.
+                    next(cluster.watch(Selection("secret", selector=_NOT_OF_HELM, namespace=namespace), deadline))
+            except StepFailed as error:
+                unmasked = "so their data is not masked in what this command prints"
+                message = f"the Secrets of the namespace {namespace} cannot be read, {unmasked}: {error.message}"
+                self.warn(message, hint=error.hint)
 
     def execute(self, command: Command, *, check: bool = True, lent: bool = False) -> CommandResult:
         env = {**self._of_cluster(lent=lent), **self._env, **command.env}

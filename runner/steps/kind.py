@@ -201,6 +201,9 @@ class Context(Protocol):
     @property
     def cluster(self) -> Cluster: ...
 
+    def conceal(self, namespaces: Iterable[str]) -> None:
+        """Mask the data of the Secrets of these namespaces (an empty one: the step's), where the run has a cluster."""
+
     def execute(self, command: Command, *, check: bool = True, lent: bool = False) -> CommandResult:
         """As `Hand.execute`; with `lent` for a command of the user's, which gets a kubeconfig that it may change."""
 

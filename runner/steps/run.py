@@ -10,6 +10,11 @@ on podman, its children see no kubeconfig. A command of kubectl or helm that ask
 such a step does not start, unless the step has an `if`, such as `if: run.engine == "kubectl"`, or a cluster of its own
 (KUBECONFIG in `env`); where its failure may be harmless (`continue_on_error`, `|| true`) that is a warning.
 
+Where the words of a command say that kubectl is asked for Secrets (`kubectl get secret db`), the Secrets of the step's
+namespace, or of the one that its `-n` names, are read first: their data is masked in what the command prints. Secrets
+that a program reads without such words, those of all namespaces (`-A`), those that the command itself makes and the
+records of Helm are not known, and not masked.
+
 ```yaml
 - run: kubectl get pod
   show: true
@@ -81,6 +86,9 @@ class Args(BaseArgs, frozen=True):
 needs_cluster = kind.never_cluster
 
 _TOOLS: Final = re.compile(r"\b(kubectl|helm)\b")
+# A command of kubectl about Secrets, until what ends it in a script, and the namespace that it names.
+_OF_SECRETS: Final = re.compile(r"\bkubectl\b[^|;&\n]*?\bsecrets?\b[^|;&\n]*", re.IGNORECASE)
+_IN_NAMESPACE: Final = re.compile(r"\s(?:-n[ =]?|--namespace[ =])[\"']?([a-z0-9][a-z0-9-]*)")
 fixed_ports = kind.no_ports
 lasts = kind.no_time
 homeless = kind.no_objects
@@ -137,6 +145,14 @@ def commands(args: Args, scene: Scene) -> tuple[Command, ...]:
     return (Command(argv, stdin=args.stdin, cwd=scene.inside(args.dir)),)
 
 
+def secrets_of(command: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The namespaces whose Secrets kubectl may print, as far as the words of a command say it; empty for the step's."""
+    text = command if isinstance(command, str) else " ".join(command)
+    calls = _OF_SECRETS.findall(text.replace("\\\n", " "))
+    named = ((match[1] if (match := _IN_NAMESPACE.search(call)) else "") for call in calls)
+    return tuple(dict.fromkeys(named))
+
+
 equivalent = kind.no_equivalent
 
 
@@ -144,6 +160,7 @@ def run(args: Args, context: Context) -> dict[str, Any]:
     from runner.shell import find
 
     (command,) = commands(args, context.scene)
+    context.conceal(secrets_of(args.command))
     if isinstance(args.command, str) and not find("bash"):
         raise StepFailed("bash is not installed", hint="install bash, or give `command` as a list", reason="tool")
     result = context.execute(command, check=False, lent=True)

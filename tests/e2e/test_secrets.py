@@ -124,6 +124,38 @@ def flow(tmp_path: Path, runner: Runner, cluster_env: dict[str, str], namespace:
     return run
 
 
+def test_existing_secrets_that_a_command_names(
+    flow: Callable[..., Completed], kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    """Nothing of the run read or applied them before: neither in the step's namespace nor in another."""
+    other = f"{namespace}-other"
+    kubectl("create", "namespace", other)
+    try:
+        kubectl("create", "secret", "generic", "pre", "-n", namespace, "--from-literal=password=was-there-bef0re-4")
+        kubectl("create", "secret", "generic", "far", "-n", other, "--from-literal=password=far-away-pa55word")
+        template = "-o=go-template={{.data.password | base64decode}}"
+        done = flow(
+            "steps:\n"
+            "  - run: |\n"
+            "      kubectl get secret pre -o jsonpath='{.data.password}' | base64 -d; echo\n"
+            "    show: true\n"
+            f"  - run: [kubectl, get, secret/far, -n, {other}, '{template}']\n"
+            "    show: true\n",
+            "-v",
+            "--events",
+            tmp_path / "events.jsonl",
+        )
+        shown = done.stdout + done.stderr + (tmp_path / "events.jsonl").read_text()
+
+        assert done.returncode == 0, done.stderr
+        assert "was-there-bef0re-4" not in shown
+        assert "far-away-pa55word" not in shown
+        assert "cannot be read" not in shown
+        assert "***" in done.stderr
+    finally:
+        kubectl("delete", "namespace", other, "--wait=false")
+
+
 def test_use_context_elsewhere_changes_nothing(
     flow: Callable[..., Completed], cluster_env: dict[str, str], tmp_path: Path
 ) -> None:

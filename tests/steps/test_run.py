@@ -33,6 +33,10 @@ class Stage:
         self.scene = Scene(KubectlDialect(), "demo", folder)
         self.answer = (code, stdout, stderr)
         self.executed: list[Command] = []
+        self.concealed: tuple[str, ...] = ()
+
+    def conceal(self, namespaces: tuple[str, ...]) -> None:
+        self.concealed = namespaces
 
     def execute(self, command: Command, *, check: bool = True, lent: bool = False) -> CommandResult:
         assert (check, lent) == (False, True)
@@ -188,3 +192,24 @@ def test_script_without_bash(play: Play, tmp_path: Path, monkeypatch: pytest.Mon
     assert (caught.value.message, caught.value.reason) == ("bash is not installed", "tool")
     assert caught.value.hint == "install bash, or give `command` as a list"
     assert play({"command": ["x"]})["code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "namespaces"),
+    [
+        ("kubectl get secret db -o yaml", ("",)),
+        ("kubectl get secret/db | base64 -d; kubectl describe secrets", ("",)),
+        ("kubectl get pod\nkubectl -n far get \\\n  secret db", ("far",)),
+        ("kubectl get secret a --namespace=one; kubectl get secret b -n 'two' | head -n 5", ("one", "two")),
+        (["kubectl", "get", "Secret", "db", "--namespace", "far"], ("far",)),
+        ("kubectl get pod; echo secret", ()),
+        ("kubectl get secretstore", ()),
+        ("echo a secret", ()),
+    ],
+)
+def test_secrets_that_the_words_of_a_command_name(command: Any, namespaces: tuple[str, ...], tmp_path: Path) -> None:
+    """Their data is masked before the command starts; where none are named, nothing is read."""
+    stage: Any = Stage(tmp_path)
+    run.run(msgspec.convert({"command": command}, run.Args), stage)
+
+    assert stage.concealed == namespaces
