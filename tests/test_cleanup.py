@@ -151,7 +151,7 @@ def test_another_object_of_the_name_is_named(run: Run, heard: list[Event]) -> No
     """It is left, and whoever wonders why finds out."""
     result = clean(run, Cluster(b=Gone(OUTSIDE, found=False, replaced=True))).wait()
 
-    assert (result.deleted, result.left) == (3, ())
+    assert (result.deleted, result.left) == (2, ())
     (note,) = [event.fields["message"] for event in heard if event.name == "note"]
     assert note == "pod/b (namespace other) was replaced by something else meanwhile: it is left"
 
