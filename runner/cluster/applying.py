@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _DEFINITION: Final = "CustomResourceDefinition"
 _LAST_LOOK: Final = 1.0
+# Annotations in which kubectl remembers what was applied.
+_KUBECTL: Final = "kubectl.kubernetes.io/"
 
 
 def apply(
@@ -135,6 +137,7 @@ class _Work:
             self._look_back(items)
             self._close_intents()
             self._warn_of_old_images(items)
+            self._tell_changes(items)
             return [Applied(item.ref, self._uid(item.ref), item.ref in self.made) for item in items]
 
     def _uid(self, ref: Ref) -> str:
@@ -267,6 +270,13 @@ class _Work:
             if item.live and item.ref in self.after:
                 stale.warn(self.cluster, item.ref, item.live, self.after[item.ref], self.hand)
 
+    def _tell_changes(self, items: Iterable[_Item]) -> None:
+        """What was there before is never deleted, but it may have been changed for good."""
+        others = (item for item in items if item.live and ownership.run_of(item.live) != self.hand.run_id)
+        for item in others:
+            if item.live and item.ref in self.after and _content(item.live) != _content(self.after[item.ref]):
+                self.hand.note(f"{item.ref} existed before this run: it is changed, and stays so")
+
     def _can_look_back(self, items: Sequence[_Item]) -> bool:
         """Look after a failure, whose words matter more than why nothing can be seen: then the intents stay, and
         cleanup looks again.
@@ -295,6 +305,14 @@ class _Work:
         """What was intended and is not there will not come any more."""
         while self.open:
             self.hand.unmade(self.open.popitem()[1])
+
+
+def _content(live: Object) -> Object:
+    """What people write into an object, without what the cluster and kubectl note about it."""
+    meta = live["metadata"]
+    notes = {key: value for key, value in (meta.get("annotations") or {}).items() if not key.startswith(_KUBECTL)}
+    rest = {key: value for key, value in live.items() if key not in ("metadata", "status")}
+    return {**rest, "labels": meta.get("labels") or {}, "annotations": notes}
 
 
 def _ended_by(outer: Deadline, deadline: Deadline) -> AbstractContextManager[None]:

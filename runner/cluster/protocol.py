@@ -169,6 +169,9 @@ class Hand(RemovingHand, Protocol):
     def warn(self, message: str, *, hint: str = "") -> None:
         """A line that the user should read, although nothing failed."""
 
+    def note(self, message: str) -> None:
+        """A line about what was done, for who wants to know."""
+
     def intend(self, ref: Ref) -> Undo:
         """Journal an object that is about to be made; answers the record for `made`."""
 

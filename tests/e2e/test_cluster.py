@@ -77,12 +77,13 @@ def test_what_the_run_made_is_gone_with_its_dependents(flow: Flow, namespace: st
 
 
 def test_what_existed_before_is_updated_and_left(flow: Flow, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:
-    """An object of before the run is neither deleted nor labelled."""
+    """An object of before the run is neither deleted nor labelled; that it is changed for good is said once."""
     (tmp_path / "map.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: new}\n")
     kubectl("create", "configmap", "m", "--from-literal=a=old", "-n", namespace)
 
-    code, report = flow("steps: [{id: a, apply: map.yaml}]")
+    code, report = flow("steps: [{id: a, apply: map.yaml}, {apply: map.yaml}]")
 
+    assert report["stderr"].count("configmap/m existed before this run: it is changed, and stays so") == 1
     live = json.loads(kubectl("get", "configmap", "m", "-n", namespace, "-o", "json"))
     assert (code, live["data"]["a"], live["metadata"].get("labels")) == (0, "new", None)
     assert report["cleanup"]["deleted"] == 0

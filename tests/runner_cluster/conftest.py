@@ -87,6 +87,8 @@ class FakeHand:
     def warn(self, message: str, *, hint: str = "") -> None:
         self.warnings.append(message)
 
+    def note(self, message: str) -> None: ...
+
     def intend(self, ref: Ref) -> Undo:
         raise NotImplementedError
 

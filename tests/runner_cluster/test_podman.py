@@ -55,6 +55,8 @@ class StepHand:
     def warn(self, message: str, *, hint: str = "") -> None:
         self.warnings.append(message)
 
+    def note(self, message: str) -> None: ...
+
     def intend(self, ref: Ref) -> Undo:
         record = Undo(
             id=secrets.token_hex(4), engine="podman", api_version=ref.api_version, kind=ref.kind, name=ref.name
