@@ -88,6 +88,7 @@ class Podman(Observer):
         self._runs = runs
         self._told: set[str] = set()
         self.dialect = PodmanDialect()
+        self.images: dict[str, str] = {}  # they are in podman's own store
         # Children of a run on podman see no cluster, which nobody proved to be local.
         self.environment: dict[str, str | None] = {"KUBECONFIG": os.devnull}
         self._service = service

@@ -243,6 +243,8 @@ class Cluster(Protocol):
     """The URL of the API server; empty for podman."""
     namespace: str
     """The namespace that holds when a step names none."""
+    images: dict[str, str]
+    """The images that this run made known to the nodes, by the names that kubelet looks for, with their ids."""
     environment: dict[str, str | None]
     """Laid over the environment of every child of ours: the pinned KUBECONFIG and the like."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from runner.cluster import absent, diagnosis, stuck
+from runner.cluster import absent, diagnosis, references, stuck
 from runner.cluster.protocol import Selection, kind_word
 from runner.cluster.readiness import DONE, Around, Verdict, judge, obstacles
 from runner.cluster.reasons import Trouble, name_of
@@ -20,6 +20,7 @@ from runner.errors import RunnerError, StepFailed, TimedOut
 if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster, Hand, Object
 
+_OF_PULLS: Final = ("ErrImagePull", "ImagePullBackOff")
 # A reader of a log wants to see that the wait is alive, and on what it waits.
 HEARTBEAT: Final = 10.0
 # What lasts less than this is not worth a line, when there was one just before.
@@ -64,6 +65,12 @@ class _Item:
     @property
     def done(self) -> bool:
         return self.verdict.state == "done"
+
+
+def _image_of(trouble: Trouble) -> str:
+    """The image of the container that is to blame, by the name that kubelet looks for."""
+    images = {each["name"]: each["image"] for each in references.containers(trouble.object)}
+    return references.qualified(images[trouble.container]) if trouble.container in images else ""
 
 
 class _Tolerance:
@@ -295,8 +302,13 @@ class _Wait:
         look = trouble.look if self._cluster.engine == "kubectl" else ""
         error = StepFailed(sentence, reason=trouble.reason)
         self._explained(error, [whole or trouble.object], trouble)
-        error.hint = "; ".join(filter(None, (diagnosis.advice(trouble, error.objects), look)))
+        error.hint = "; ".join(filter(None, (self._cure(trouble, error), look)))
         return error
+
+    def _cure(self, trouble: Trouble, error: StepFailed) -> str:
+        if trouble.reason in _OF_PULLS and _image_of(trouble) in self._cluster.images:
+            return "the nodes have this image already, but are told to pull it: write `imagePullPolicy: IfNotPresent`"
+        return diagnosis.advice(trouble, error.objects)
 
     def _timed_out(self, items: Sequence[_Item]) -> StepFailed:
         pending = [item for item in items if not item.done]

@@ -226,6 +226,7 @@ class Stage:
     blamed: tuple[str, str] = ("", "")
     events_: list[Object] = field(default_factory=list)
     silent: StepFailed | None = None
+    images: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scene = scene(timeout=self.timeout)
@@ -569,6 +570,22 @@ def test_timeout_of_what_never_came(play: Play, target: str, hint: str) -> None:
     error = failed(play, {"target": target}, [])
 
     assert (error.message, error.hint) == (f"timed out after 5 s: {target} does not exist yet", hint)
+
+
+def test_image_that_the_nodes_have(play: Play) -> None:
+    """Of one that the run built or loaded it is no question of names and registries."""
+    pulled = troubled("a", "ErrImagePull", image="web")
+    pulled["spec"] = {"containers": [{"name": "app", "image": "web"}]}
+    known = failed(
+        play,
+        {"target": "pod/a", "tolerate": {"ErrImagePull": "0s"}},
+        [pulled],
+        images={"docker.io/library/web:latest": "1"},
+    )
+    unknown = failed(play, {"target": "pod/a", "tolerate": {"ErrImagePull": "0s"}}, [pulled])
+
+    assert known.hint.startswith("the nodes have this image already, but are told to pull it")
+    assert unknown.hint.startswith("check the image's name")
 
 
 @pytest.mark.parametrize(
