@@ -12,8 +12,8 @@ such a step does not start, unless the step has an `if`, such as `if: run.engine
 
 Where the words of a command say that kubectl is asked for Secrets (`kubectl get secret db`), the Secrets of the step's
 namespace, or of the one that its `-n` names, are read first: their data is masked in what the command prints. Secrets
-that a program reads without such words, those of all namespaces (`-A`), those that the command itself makes and the
-records of Helm are not known, and not masked.
+that a program reads without such words, those of all namespaces (`-A`) or of another cluster, those that the command
+itself makes and the records of Helm are not known, and not masked.
 
 ```yaml
 - run: kubectl get pod

@@ -156,6 +156,28 @@ def test_existing_secrets_that_a_command_names(
         kubectl("delete", "namespace", other, "--wait=false")
 
 
+def test_secrets_that_may_not_be_listed(
+    flow: Callable[..., Completed], kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    """An account that may only get them is told that their data is not masked; the command runs all the same."""
+    kubectl("create", "secret", "generic", "pre", "-n", namespace, "--from-literal=password=was-there-bef0re-4")
+    kubectl("create", "role", "ci", "-n", namespace, "--verb=get", "--resource=secrets")
+    kubectl("create", "serviceaccount", "ci", "-n", namespace)
+    kubectl("create", "rolebinding", "ci", "--role=ci", f"--serviceaccount={namespace}:ci", "-n", namespace)
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "ci", "-n", namespace).strip()}
+    (tmp_path / "ci.json").write_text(json.dumps(config))
+    done = flow(
+        "steps: [{run: kubectl get secret pre -o name, show: true}]\n",
+        *("--context", config["current-context"]),
+        KUBECONFIG=str(tmp_path / "ci.json"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert f"the Secrets of the namespace {namespace} cannot be read, so their data is not masked" in done.stderr
+    assert "secret/pre" in done.stderr
+
+
 def test_use_context_elsewhere_changes_nothing(
     flow: Callable[..., Completed], cluster_env: dict[str, str], tmp_path: Path
 ) -> None:
