@@ -49,6 +49,7 @@ class Mask:
         self._forms: set[str] = set()
         self._edges: set[str] = set()
         self._beginnings: dict[bytes, list[bytes]] = {}
+        self._ends: set[bytes] = set()
         self._met: set[tuple[bytes, int, int]] = set()
         self._pattern: re.Pattern[str] | None = None
 
@@ -110,9 +111,13 @@ class Mask:
         """
         for line in _BROKEN.findall(text):
             raw = base64.b64decode(line.translate(_STANDARD))
+            if self._beginnings and raw[-2:] not in self._ends:
+                continue
             with self._lock:
                 if not self._beginnings:
-                    self._beginnings = _beginnings(self._hidden)
+                    beginnings = _beginnings(self._hidden)
+                    self._ends = {start[-2:] for start in beginnings}
+                    self._beginnings = beginnings  # last: other threads look at it without the lock
                     # One letter is found at the end of many lines: those pieces are learned all at once.
                     alone = (found for start, found in self._beginnings.items() if len(start) == 1)
                     self._add_pieces({(secret, 1, width) for found in alone for secret in found for width in _WRAPPED})

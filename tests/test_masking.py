@@ -66,8 +66,7 @@ def test_long_base64_is_broken_into_lines(mask: Mask) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["as one text", "line by line"])
-@pytest.mark.parametrize("altered", ["+/", "-_"])
-@pytest.mark.parametrize("width", [76, 64])
+@pytest.mark.parametrize(("width", "altered"), [(76, "+/"), (64, "-_")])
 @pytest.mark.parametrize("secret", ["Tr0ub4dor-3?", "7q#~", "".join(chr(33 + 7 * at % 90) for at in range(150))])
 def test_base64_that_is_broken_inside_of_a_secret(
     mask: Mask, secret: str, width: int, altered: str, *, whole: bool
