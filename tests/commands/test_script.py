@@ -106,13 +106,13 @@ def test_steps_that_cannot_be_planned(runner: Runner, tmp_path: Path) -> None:
 
     why = "cannot be planned: its images are set in files that are not there yet"
     assert said == (
-        f"runner: flow.yaml:3: Apply it: {why}; the script stops there\n"
-        f"runner: flow.yaml:7: Once more: {why}; `finally` goes on, and the script fails\n"
+        f"runner: flow.yaml:4: Apply it: {why}; the script stops there\n"
+        f"runner: flow.yaml:8: Once more: {why}; `finally` goes on, and the script fails\n"
     )
     assert (code, table.returncode, script.returncode) == (1, 1, 1)
     assert (script.stdout, script.stderr) == (
         "still\n",
-        f"flow.yaml:3: Apply it: {why}\nflow.yaml:7: Once more: {why}\n",
+        f"flow.yaml:4: Apply it: {why}\nflow.yaml:8: Once more: {why}\n",
     )
 
 
@@ -131,7 +131,7 @@ def test_values_that_only_runner_computes(runner: Runner, tmp_path: Path) -> Non
     started = (tmp_path / "started").exists()
     helped = executed(tmp_path, look_code="7", value_2="x")
 
-    needs = "runner: flow.yaml:4: Use it: only runner computes ${{ steps.look.outputs."
+    needs = "runner: flow.yaml:5: Use it: only runner computes ${{ steps.look.outputs."
     assert said == (
         f"{needs}code }}}}; the script needs the variable look_code for it\n"
         f"{needs}json['$(touch harm)'] }}}}; the script needs the variable value_2 for it\n"
