@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cluster.protocol import Selection
-from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, spell, symbol, symbols, variable_of
+from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, spell, symbol, symbols, unquoted, variable_of
 from runner.shell import Command, quote
 from runner.steps import apply
 from runner.steps.kind import STEPS_HERE
@@ -115,6 +115,32 @@ exits() {
 }
 """
 
+_SETTLED = """\
+# Wait for the condition Ready of objects that have one; others are ready when they exist.
+# usage: settled SECONDS OBJECT… [FLAG…]
+settled() {
+  [[ ! $(kubectl get "${@:2}" --output='jsonpath={..status.conditions[?(@.type=="Ready")]}') ]] \\
+    || kubectl wait "${@:2}" --for=condition=Ready --timeout="$1s"
+}
+"""
+
+_ANSWERED = """\
+# Wait until somebody answers behind Services; those without a selector are ready when they exist.
+# usage: answered SECONDS NAME,… [--namespace=NAME]
+answered() {
+  local name selector
+  for name in ${2//,/ }; do
+    appear "$1" "service/$name" "${@:3}" || return
+    selector=$(kubectl get "service/$name" "${@:3}" --output='jsonpath={.spec.selector}') || return
+    [[ $selector ]] || continue
+    selector=--selector=kubernetes.io/service-name=$name
+    appear "$1" endpointslice "$selector" "${@:3}" || return
+    kubectl wait endpointslice "$selector" "${@:3}" \\
+      --for='jsonpath={.endpoints[0].conditions.ready}=true' --timeout="$1s" || return
+  done
+}
+"""
+
 _AWAIT_READY = """\
 # Wait until the objects of manifests are ready, which only the cluster can name.
 # usage: await_ready SECONDS [--namespace=NAME] --filename=FILE…
@@ -127,12 +153,7 @@ await_ready() {
     if [[ $place == "<none>" ]]; then place=default; fi # of no importance to an object that is in no namespace
     case $kind in
 @ARMS@
-      *) # with a condition Ready it is waited for; without, there is nothing to wait for
-        [[ $api != */* ]] || kind+=.${api%/*}
-        [[ ! $(kubectl get "$kind/$name" --namespace="$place" \\
-          --output='jsonpath={.status.conditions[?(@.type=="Ready")]}') ]] \\
-          || kubectl wait "$kind/$name" --namespace="$place" --for=condition=Ready --timeout="${seconds}s" || return
-        ;;
+      *) [[ $api != */* ]] || kind+=.${api%/*} && settled "$seconds" "$kind/$name" --namespace="$place" || return ;;
     esac
   done 3<<<"$objects"
 }
@@ -359,7 +380,11 @@ class _Script:
             yield _EXITS
         if re.search(r"^\s*(\(cd .*)?(retry \S+ \S+ )?fed ", text, re.MULTILINE):
             yield _FED
-        if re.search(r"^\s*(appear|await_ready) ", text, re.MULTILINE):
+        if re.search(r"^\s*(settled|await_ready) ", text, re.MULTILINE):
+            yield _SETTLED
+        if re.search(r"^\s*(answered|await_ready) ", text, re.MULTILINE):
+            yield _ANSWERED
+        if re.search(r"^\s*(appear|answered|await_ready) ", text, re.MULTILINE):
             yield _APPEAR
         if re.search(r"^\s*forward ", text, re.MULTILINE):
             yield _FORWARD
@@ -587,9 +612,16 @@ class _Script:
         """
         if line.startswith("await_ready ") and "--filename=-" in line:
             line = f'{line} <<<"${variable_of(item.step)("manifest")}"'
+        timeout = int(item.step.timeout)
+        if services := _SERVICES.match(line):
+            yield f"answered {timeout} {services['names']}{services['place'] or ''}"
+            return
         awaited = _AWAITED.match(line)
+        settled = _SETTLING.match(line) if getattr(item.args, "until", "ready") == "ready" else None
+        if settled:
+            line = f"settled {timeout} {settled['objects']}"
         if awaited and awaited["what"] != "delete":
-            yield f"appear {int(item.step.timeout)} {awaited['objects']}"
+            yield f"appear {timeout} {awaited['objects']}"
         if not awaited or awaited["what"] != "create":
             yield line
 
@@ -601,6 +633,9 @@ class _Script:
             return "namespace" if source == "run.namespace" else source.replace(".", "_")
         if direct := re.fullmatch(r"steps\.(\w+)\.(?:outputs\.)?(\w+)", source):
             name = f"{direct.group(1)}_{direct.group(2)}"
+            return name if name in self.provided else self.unknown.setdefault(source, name)
+        if port := re.fullmatch(r"steps\.(\w+)\.outputs\.ports\[[\"']([\w-]+)[\"']\]", source):
+            name = re.sub(r"\W", "_", f"{port[1]}_ports_{port[2]}")
             return name if name in self.provided else self.unknown.setdefault(source, name)
         if secret := re.fullmatch(r"inputs\.(\w+)", source):
             name = self.workflow.inputs[secret.group(1)].env or secret.group(1).upper()
@@ -623,8 +658,7 @@ class _Script:
 
 def _spelled(quoted: str, variable: Callable[[str], str]) -> str:
     """Symbols inside single quotes as variables in double quotes."""
-    plain = "'\"'\"'"  # how shlex writes a single quote, which an expression may have
-    text = SYMBOL.sub(lambda match: f"'\"${variable(match.group(1).replace(plain, chr(39)))}\"'", quoted)
+    text = SYMBOL.sub(lambda match: f"'\"${variable(unquoted(match.group(1)))}\"'", quoted)
     text = text.replace("''\"", '"').replace("\"''", '"')
     return re.sub(r"'([A-Za-z0-9@%+=:,./_-]+)'(?=\")", r"\1", text)
 
@@ -658,9 +692,9 @@ def _arms() -> Iterator[str]:
             ready_at_once.append(kind)
         elif kind == "Pod" or "--for=condition=Ready" not in line:
             line = line.replace("--timeout=1s", '--timeout="${seconds}s"')
-            awaited = _AWAITED.match(line) if kind == "Service" else None  # something else is to appear for it
-            first = f'appear "$seconds" {awaited["objects"]} && ' if awaited else ""
-            yield f"      {kind}) {first}{line} || return ;;"
+            if kind == "Service":
+                line = 'answered "$seconds" "$name" --namespace="$place"'
+            yield f"      {kind}) {line} || return ;;"
     yield f"      {' | '.join(ready_at_once)}) ;;"
 
 
@@ -724,6 +758,13 @@ def _comment(text: str) -> str:
 _AWAITED = re.compile(
     r"kubectl (?:wait|rollout status|get) (?P<objects>.*?) ['\"]?--(?:timeout|output|for)=(?P<what>\w*)"
 )
+
+# What waits for the endpoints of Services, and for the condition Ready of anything but Pods.
+_SERVICES = re.compile(
+    r"kubectl wait endpointslice '--selector=kubernetes\.io/service-name in \((?P<names>[^)]*)\)'"
+    r"(?P<place> .*?)? '?--for"
+)
+_SETTLING = re.compile(r"kubectl wait (?!(?:pods?|po)[/ ])(?P<objects>.*?) --for=condition=Ready --timeout")
 
 # Characters that do not show, or change how others show: whoever reads the script must see what it does.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")

@@ -204,9 +204,14 @@ def symbols(planned: Planned) -> Iterator[str]:
     texts = [*planned.equivalent, *planned.env.values(), planned.namespace]
     texts += [word for command in planned.commands for word in (*command.argv, command.stdin or "")]
     for value in texts:
-        yield from SYMBOL.findall(value)
+        yield from map(unquoted, SYMBOL.findall(value))
     for inner in planned.nested:
         yield from symbols(inner)
+
+
+def unquoted(source: str) -> str:
+    """An expression out of a line for a shell: `shlex` writes a single quote in a way of its own."""
+    return source.replace("'\"'\"'", "'")
 
 
 def objects_given(command: Command) -> int | None:

@@ -166,15 +166,15 @@ def _of_unknown(args: Args, scene: Scene) -> tuple[Command, ...]:
         items = [written] if isinstance(written, Mapping) else written
         written = "".join(f"---\n{json.dumps(item, indent=2, ensure_ascii=False)}\n" for item in items)
     try:
-        manifests.inline(args.manifest)
+        if not manifests.inline(args.manifest):
+            return ()
     except StepFailed:
         if UNKNOWN not in written:
             raise
-        if args.images:
-            raise StepFailed("its images are set in objects that are not known yet", reason="manifest") from None
-        made = scene.dialect.apply(("-",), scene.namespace, server_side=args.server_side)
-        return tuple(replace(command, stdin=written) for command in made)
-    return ()
+    if args.images:
+        raise StepFailed("its images are set in objects that are not known yet", reason="manifest")
+    made = scene.dialect.apply(("-",), scene.namespace, server_side=args.server_side)
+    return tuple(replace(command, stdin=written) for command in made)
 
 
 def planned_parts(args: Args, folder: Path, engine: str) -> list[Part]:

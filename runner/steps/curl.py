@@ -10,6 +10,7 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from runner.errors import StepFailed
 from runner.steps.kind import STEPS_HERE, Scene, seconds
 
 if TYPE_CHECKING:
@@ -139,9 +140,15 @@ def _tls(tls: Any, url: str, scene: Scene) -> Iterator[str]:
             yield from (option, scene.path(file))
     if tls.insecure:
         yield "--insecure"
-    parts = urlsplit(url)
-    if tls.server_name and parts.hostname:
+    if not tls.server_name:
+        yield url
+        return
+    try:
+        parts = urlsplit(url)
         port = parts.port or 443
+    except ValueError:
+        raise StepFailed("`tls.server_name` with a URL of which only a run knows the parts", reason="url") from None
+    if parts.hostname:
         yield from ("--connect-to", f"{tls.server_name}:{port}:{parts.hostname}:{port}")
         yield from ("--header", f"Host: {parts.netloc}")
         url = parts._replace(netloc=f"{tls.server_name}:{port}").geturl()

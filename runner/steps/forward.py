@@ -138,7 +138,9 @@ def equivalent(args: Args, scene: Scene) -> tuple[str, ...]:
         through = args.via == "proxy"
         if number == 0:
             path = _proxied(selection, target) if through else ""
+            lines.append(f"{scene.variable('host')}={args.address}")
             lines.append(f'{scene.variable("url")}="http://{_in_url(args.address)}:${name}{path}"')
+        lines.append(f"{scene.variable('ports_' + re.sub('[^a-z0-9]', '_', target))}={used}")
         if through:
             lines.append(f"forward {used} kubectl proxy --address={args.address} --port={used}")
             continue

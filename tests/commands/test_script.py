@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -203,6 +204,55 @@ def test_failure_in_finally_is_told(runner: Runner, tmp_path: Path) -> None:
     assert (script.returncode, script.stdout) == (1, "after\n")
 
 
+def test_outputs_of_a_forward(runner: Runner, tmp_path: Path) -> None:
+    """All of them are variables, also a port by the name of the target's; a URL with such a thing in it is planned."""
+    flow = """\
+        steps:
+          - {id: web, forward: {target: pod/app, ports: ["8081:http-alt", ":80"]}}
+          - verify: {url: "http://${{ steps.web.outputs.host }}:${{ steps.web.outputs.ports['80'] }}/"}
+          - verify: {tcp: "127.0.0.1:${{ steps.web.outputs.ports['http-alt'] }}"}
+    """
+    script, code, said = planned(runner, tmp_path, flow)
+
+    assert (code, said) == (0, "")
+    assert "\nweb_ports_http_alt=8081\n" in script
+    assert '\nweb_ports_80="$web_port_2"\n' in script
+    assert re.search(r"curl \S*\$web_host\S*:\S*\$web_ports_80\S*/", script)
+
+
+def test_name_of_a_server_that_only_a_run_knows(runner: Runner, tmp_path: Path) -> None:
+    """A step that cannot be planned, not a bug in runner."""
+    flow = """\
+        steps:
+          - {id: web, forward: {target: pod/app, ports: ":443"}}
+          - verify: {url: "https://127.0.0.1:${{ steps.web.outputs.port }}/", tls: {server_name: web.test}}
+    """
+    _, code, said = planned(runner, tmp_path, flow)
+
+    assert code == 1
+    assert "cannot be planned: `tls.server_name` with a URL of which only a run knows the parts" in said
+
+
+def test_ready_as_a_run_means_it(runner: Runner, tmp_path: Path) -> None:
+    """Of what has no condition Ready and no endpoints nothing is awaited; a condition that is asked for must come."""
+    flow = """\
+        steps:
+          - wait: [widget.plan.test/one, service/web, service/ext]
+            timeout: 9s
+          - wait: {target: widget.plan.test/one, until: condition=Ready}
+            timeout: 9s
+          - wait: pod/app
+            timeout: 9s
+    """
+    script, *_ = planned(runner, tmp_path, flow)
+    observed = [line.removesuffix("  # observe") for line in script.splitlines() if line.endswith("  # observe")]
+
+    assert "settled 9 widget.plan.test/one" in observed
+    assert [line for line in observed if line.startswith("answered ")] == ["answered 9 web,ext"]
+    assert "kubectl wait widget.plan.test/one --for=condition=Ready --timeout=9s" in observed
+    assert "kubectl wait pod/app --for=condition=Ready --timeout=9s" in observed
+
+
 @pytest.mark.e2e
 @pytest.mark.usefixtures("app_image")
 def test_kustomization_with_images_is_waited_for(
@@ -221,6 +271,13 @@ def test_kustomization_with_images_is_waited_for(
                 - {apiVersion: v1, kind: ConfigMap, metadata: {name: a1}}
                 - {apiVersion: v1, kind: ConfigMap, metadata: {name: a2}}
           - apply: {kustomize: kz, images: {shop: "pythonapp:latest"}, wait: true}
+          - apply:
+              manifest:
+                apiVersion: v1
+                kind: Service
+                metadata: {name: ext}
+                spec: {type: ExternalName, externalName: example.com}
+              wait: true
           - run: test "$(kubectl get deployment/x-shop -o jsonpath='{.status.readyReplicas}')" = 1
           - run: test "$(kubectl config view --minify -o jsonpath='{..namespace}')" = "$HERE"
             env: {HERE: "${{ run.namespace }}"}

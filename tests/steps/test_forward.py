@@ -72,8 +72,11 @@ def test_equivalent_of_a_fixed_and_a_free_port() -> None:
     kubectl = "kubectl port-forward --address=127.0.0.1 --namespace=demo service/web"
     assert forward.equivalent(args, SCENE) == (
         "web_port=$(free_port)",
+        "web_host=127.0.0.1",
         'web_url="http://127.0.0.1:$web_port"',
+        'web_ports_80="$web_port"',
         f'forward "$web_port" {kubectl} "$web_port:80"',
+        "web_ports_metrics=9090",
         f"forward 9090 {kubectl} 9090:metrics",
     )
 
@@ -83,13 +86,17 @@ def test_equivalent_through_the_api_server() -> None:
     args = msgspec.convert({"target": "svc/web", "ports": "8080:http", "via": "proxy"}, forward.Args)
     assert forward.equivalent(args, SCENE) == (
         "web_port=8080",
+        "web_host=127.0.0.1",
         'web_url="http://127.0.0.1:$web_port/api/v1/namespaces/demo/services/web:http/proxy"',
+        "web_ports_http=8080",
         "forward 8080 kubectl proxy --address=127.0.0.1 --port=8080",
     )
     args = msgspec.convert({"target": "deployment/web", "ports": ":80", "via": "proxy"}, forward.Args)
     assert forward.equivalent(args, SCENE) == (
         "web_port=$(free_port)",
+        "web_host=127.0.0.1",
         'web_url="http://127.0.0.1:$web_port/api/v1/namespaces/demo/pods/POD:80/proxy"',
+        'web_ports_80="$web_port"',
         'forward "$web_port" kubectl proxy --address=127.0.0.1 --port="$web_port"',
     )
 
