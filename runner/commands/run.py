@@ -244,6 +244,8 @@ def _start(
         namespace=_namespace(shared),
         folder=str(shared.folder),
     )
+    for problem in (problem for workflow in workflows for problem in workflow.warnings):
+        shared.events.emit("warning", message=f"{problem.place}: {problem.message}", hint=problem.hint)
     try:
         engine.need_namespace(workflows[0], shared, _values(workflows[0], inputs[0], shared))
         for warning in dict.fromkeys(words for workflow in workflows for words in engine.preflight(workflow, shared)):

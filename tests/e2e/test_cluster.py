@@ -286,10 +286,11 @@ def test_wait_times_out_with_the_last_state(flow: Flow) -> None:
 
 
 def test_unknown_kind_has_a_suggestion(flow: Flow) -> None:
-    """A misspelt kind is told from a missing object."""
+    """A misspelt kind is told from a missing object; what validation only suspects is said before anything runs."""
     code, report = flow("steps: [{wait: deploymet/web}]")
 
     assert code == 1
+    assert report["stderr"].index("'deploymet' is no kind of Kubernetes") < report["stderr"].index("step started")
     assert report["steps"][0]["failure"]["hint"].lower().startswith("did you mean deployment")
 
 
