@@ -507,17 +507,13 @@ class _Script:
         self.gaps.append(Gap(item.step.line, spell(item.name), missing, stops))
 
     def _mutations(self, item: Planned) -> Iterator[str]:
-        if item.step.kind.NAME == "apply" and self.engine == "kubectl":
+        if item.step.kind.NAME == "apply":
             yield from self._applied(item)
             return
         for command in item.commands:
             yield self._executed(item, command)
             if item.step.kind.NAME == "delete" and command.stdin is not None:  # the next phase waits for this one
                 yield from self._gone(item, [command])
-            if item.step.kind.NAME == "apply" and self._is_ours(item):
-                from runner.cluster.podman_dialect import PodmanDialect  # it plays only what does not exist
-
-                yield f"undo+=({shlex.quote(str(PodmanDialect().delete_file(command.argv[-1], '', None)))})"
         if item.step.kind.NAME == "delete":
             yield from self._gone(item, [command for command in item.commands if command.stdin is None])
 
@@ -553,21 +549,23 @@ class _Script:
 
     def _applied(self, item: Planned) -> Iterator[str]:
         """Phase by phase; what goes to more than one command is in a variable."""
-        definitions = apply.definitions(item.args, self.workflow.folder)
+        definitions = apply.definitions(item.args, self.workflow.folder) if self.engine == "kubectl" else ()
         variable = variable_of(item.step)("manifest")
         for number, command in enumerate(item.commands):
             if command.argv[1] == "kustomize":
                 yield f"{variable}=$({self._rendering(item, command)}){_tolerance(item)}"
                 continue
             source = ""
-            if "--filename=-" in command.argv:
+            if {"-", "--filename=-"} & set(command.argv):
                 source = f'"${variable}"'
                 if command.stdin is not None:
                     yield f"{variable}={self._quoted(command.stdin)}"
-            if self._is_ours(item):
+            if self._is_ours(item) and self.engine == "kubectl":
                 flags = [word for word in command.argv if word.startswith(("--namespace=", "--filename="))]
                 yield f"remember {self._quoted_argv(flags)}" + (f" <<<{source}" if source else "")
             yield self._executed(item, replace(command, stdin=None), source)
+            if self._is_ours(item) and self.engine == "podman":  # it plays only what does not exist
+                yield f"undo+=({shlex.quote(_played_down(command, source))})"
             if names := definitions[number] if number < len(definitions) else ():
                 wanted = [f"customresourcedefinition/{name}" for name in names]
                 words = ["kubectl", "wait", "--for=condition=Established", *wanted]
@@ -713,6 +711,15 @@ def _builder_of(preferred: str) -> Any:
     from runner.commands.plan import _builder
 
     return _builder(preferred)
+
+
+def _played_down(command: Command, source: str) -> str:
+    """The line that removes what podman played; `source`, a word of the shell, for standard input."""
+    from runner.cluster.podman_dialect import PodmanDialect
+
+    if source:
+        return f"podman kube down - <<<{source}"
+    return str(PodmanDialect().delete_file(command.argv[-1], "", None))
 
 
 def _tolerance(item: Planned) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -359,6 +360,34 @@ def test_script_of_every_source_works(
     left = kubectl("get", "pods,configmaps", "-n", namespace, "-o", "name")
     assert left == "configmap/kube-root-ca.crt\n"
     assert kubectl("get", "customresourcedefinition", f"widgets.{namespace}.test", "--ignore-not-found") == ""
+
+
+@pytest.mark.podman
+def test_script_on_podman_works(runner: Runner, tmp_path: Path, podman_env: dict[str, str]) -> None:
+    """What it plays from standard input is there, and goes at the end in the same way."""
+    pods = {name: {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}} for name in ("script-a", "script-b")}
+    image = {"name": "app", "image": "localhost/runner-test-app:1", "imagePullPolicy": "Never"}
+    for item in pods.values():
+        item["spec"] = {"containers": [image]}
+    (tmp_path / "over").mkdir()
+    (tmp_path / "over/kustomization.yaml").write_text("resources: [pod.json]\n")
+    (tmp_path / "over/pod.json").write_text(json.dumps(pods["script-a"]))
+    steps = [{"apply": {"kustomize": "over"}}, {"apply": {"manifest": pods["script-b"]}}]
+    steps.append({"run": "podman pod exists script-a && podman pod exists script-b && echo both", "show": True})
+    (tmp_path / "flow.yaml").write_text(json.dumps({"steps": steps}))
+    build = ["podman", "build", "--quiet", "--tag=localhost/runner-test-app:1", str(ROOT / "workflows/pythonapp")]
+    base = f"--build-arg=BASE={os.environ.get('BASE_IMAGE', 'docker.io/library/python:3-alpine')}"
+    env = {**os.environ, **podman_env}
+    subprocess.run([*build, base], env=env, check=True, stdout=subprocess.DEVNULL)
+    script = runner("plan", "--engine", "podman", "--format", "sh", "flow.yaml", cwd=tmp_path)
+
+    done = subprocess.run(
+        ["bash", "-c", script.stdout], cwd=tmp_path, env=env, check=False, capture_output=True, text=True
+    )
+    assert (script.returncode, done.returncode) == (0, 0), script.stderr + done.stderr
+    assert "both" in done.stdout.splitlines()
+    for name in pods:
+        assert subprocess.run(["podman", "pod", "exists", name], env=env, check=False).returncode == 1
 
 
 @pytest.mark.e2e
