@@ -7,30 +7,26 @@ what is ours. After a signal or the run's deadline only `finally` and the cleanu
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from runner import shell
+from runner import preflight
 from runner.cleanup import Pending
-from runner.cluster.protocol import Ref, name_suffix
+from runner.cluster.protocol import name_suffix
 from runner.context import StepContext
 from runner.deadline import Deadline
-from runner.errors import MACHINE, Cancelled, CannotStart, RunnerError, StepFailed
+from runner.errors import MACHINE, Cancelled, RunnerError, StepFailed
 from runner.expressions import EvaluationError
 from runner.invocation import Budget, Run
 from runner.journal import Undo
 from runner.result import Failure, Status, StepResult, WorkflowResult
 from runner.scope import Scope
-from runner.steps import clusterless, manifests
 from runner.steps.bounds import wrong_namespace
 from runner.workflow import Namespace, Step, Workflow, default_name, fill
 
 if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
-
-_LOOK_SECONDS: Final = 10.0
 
 
 def run_workflow(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> tuple[WorkflowResult, Pending]:
@@ -174,11 +170,11 @@ class Execution:
     def _enter_namespace(self, cluster: Cluster, name: str, *, make: bool, create: bool) -> None:
         with self.work.child(60) as deadline:
             context = StepContext(self, None, deadline, path="namespace")
-            exists = False if make else _namespace_exists(cluster, name, deadline)
+            exists = False if make else preflight.namespace_exists(cluster, name, deadline)
             if make or (create and not exists):
                 cluster.make_namespace(name, context)
             elif not exists:
-                message, hint = _no_namespace(name, self.shared)
+                message, hint = preflight.no_namespace(name, self.shared)
                 raise StepFailed(message, hint=hint, reason="NotFound")
         cluster.use_namespace(name)
 
@@ -412,107 +408,3 @@ def _facts(error: BaseException) -> dict[str, Any]:
         "code": result.code if result else 0,
         "output": (result.stdout + result.stderr) if result else "",
     }
-
-
-def _namespace_exists(cluster: Cluster, name: str, deadline: Deadline) -> bool:
-    try:
-        return cluster.get(Ref("Namespace", name), deadline) is not None
-    except StepFailed as error:
-        if error.reason == "Forbidden":  # an account of one namespace may not look at that itself; the steps will tell
-            return True
-        raise
-
-
-def _no_namespace(name: str, run: Run) -> tuple[str, str]:
-    """(the sentence, what to type)."""
-    make = "" if run.namespace else f"; or let the run do it: {{name: {name}, create: true}}"
-    return f"the namespace {name} does not exist", f"kubectl create namespace {name}{make}"
-
-
-def need_namespace(workflow: Workflow, run: Run, values: Mapping[str, Any]) -> None:
-    """Before anything is made: raise `CannotStart` when the namespace of the first workflow is not there, and the run
-    does not make it. What cannot be found out now, its steps will tell.
-    """
-    if run.cluster is None:
-        return
-    wanted = workflow.namespace
-    with suppress(EvaluationError, StepFailed), run.work.child(_LOOK_SECONDS) as deadline:
-        name = run.namespace or ("" if wanted.create else str(fill(wanted.name, values) or ""))
-        if name and not wrong_namespace(name) and not _namespace_exists(run.cluster, name, deadline):
-            message, hint = _no_namespace(name, run)
-            raise CannotStart(message, hint=hint)
-
-
-def preflight(workflow: Workflow, run: Run) -> Iterator[str]:
-    """What must be known before anything is created: busy ports, what the engine says of the manifests, and commands
-    that ask a cluster where there is none. Warnings are answered; what cannot work raises `CannotStart`.
-    """
-    for step in workflow.all_steps:
-        for host, port in step.kind.fixed_ports(step.template):
-            from runner.cluster.relay import check_free
-
-            check_free(host, port)
-    cluster = run.cluster
-    warnings, errors = _unanswered(workflow) if cluster is None or cluster.engine == "podman" else ([], [])
-    if cluster:
-        applies = [step for step in workflow.all_steps if step.kind.NAME == "apply"]
-        ignored, impossible = cluster.check(
-            [item for step in applies for item in manifests.known(step.template, workflow.folder)]
-        )
-        warnings = [*_no_namespaces(workflow, run, cluster), *ignored, *warnings]
-        errors = [*impossible, *(words for step in applies for words in _unable(step, workflow, cluster)), *errors]
-    if errors:
-        raise CannotStart("\n".join(errors))
-    yield from warnings
-
-
-def _no_namespaces(workflow: Workflow, run: Run, cluster: Cluster) -> Iterator[str]:
-    """What asks for a namespace, on podman."""
-    if cluster.engine != "podman":
-        return
-    wanted = workflow.namespace
-    places = [f"--namespace {run.namespace}"] if run.namespace else []
-    places += [f"{workflow.file}: `namespace`"] if wanted.name or wanted.generate else []
-    places += [f"{workflow.file}:{step.line}: `namespace`" for step in workflow.all_steps if step.namespace]
-    for place in places:
-        yield f"{place} is ignored: podman has no namespaces, and `run.namespace` is {cluster.namespace}"
-
-
-def _unanswered(workflow: Workflow) -> tuple[list[str], list[str]]:
-    """The steps that ask a cluster, where there is none: (those that may fail, those that fail for certain)."""
-    warnings: list[str] = []
-    errors: list[str] = []
-    for step, harmless in _unconditional(workflow):
-        found = clusterless.question(step.template, step.env) if step.kind.NAME == "run" else None
-        if found:
-            name = step.name if isinstance(step.name, str) else step.path
-            words = (
-                f'{workflow.file}:{step.line}: the step "{name}" runs `{found.command}`, and this run has no cluster'
-                ' that could answer: to skip the step in such a run, write `if: run.engine == "kubectl"`'
-            )
-            (errors if found.certain and not harmless else warnings).append(words)
-    return warnings, errors
-
-
-def _unconditional(workflow: Workflow) -> Iterator[tuple[Step, bool]]:
-    """The steps without `if`, on themselves and around them, and whether the run may pass although they fail."""
-
-    def walk(steps: Sequence[Step], harmless: bool) -> Iterator[tuple[Step, bool]]:
-        for step in steps:
-            if step.condition is None:
-                spared = harmless or step.continue_on_error
-                yield step, spared
-                for inner in step.nested.values():
-                    yield from walk(inner, spared)
-
-    yield from walk((*workflow.steps, *workflow.finally_), harmless=False)
-    yield from walk(workflow.on_failure, harmless=True)
-
-
-def _unable(step: Step, workflow: Workflow, cluster: Cluster) -> Iterator[str]:
-    """What this engine, or this machine, cannot do for an `apply`."""
-    place = f"{workflow.file}:{step.line}"
-    if step.template.get("server_side") is True and cluster.engine == "podman":
-        yield f"{place}: podman has no server-side apply: leave out `server_side`"
-    if step.template.get("kustomize") and not shell.find("kubectl"):
-        yield f"{place}: kubectl renders kustomizations, and is not installed"

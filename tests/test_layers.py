@@ -20,6 +20,7 @@ ALLOWED = {
         "watchdog",
         "orphans",
         "engine",
+        "preflight",
         "invocation",
         "steps",
         "cluster",
@@ -36,8 +37,10 @@ ALLOWED = {
         "result",
         "signals",
     },
+    "preflight": {"invocation", "steps", "cluster", "workflow", "expressions", "shell"},
     "engine": {
         "context",
+        "preflight",
         "invocation",
         "cleanup",
         "scope",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner import building, document, engine
+from runner import building, document, preflight
 from runner.cli import main
 from runner.cluster.protocol import Selection
 from runner.errors import CannotStart, InvalidWorkflow
@@ -173,7 +173,7 @@ def test_busy_port_inside_is_found_before_anything_runs(tmp_path: Path, port: in
     built = build(f"steps: [{{verify: {{url: 'http://localhost/', throughout: [{forward}]}}}}]\n", tmp_path)
 
     with pytest.raises(CannotStart, match=f"the local port 127.0.0.1:{port} is in use"):
-        list(engine.preflight(built, Run("r", tmp_path, Events("r"), Journal(tmp_path / "run"))))
+        list(preflight.warnings(built, Run("r", tmp_path, Events("r"), Journal(tmp_path / "run"))))
 
 
 def test_plan_shows_the_steps_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from runner import __version__, cleanup, engine, masking, orphans, shell
+from runner import __version__, cleanup, engine, masking, orphans, preflight, shell
 from runner.cluster import images
 from runner.cluster.choose import Choice, engine_of, open_cluster
 from runner.commands import files
@@ -247,8 +247,8 @@ def _start(
     for problem in (problem for workflow in workflows for problem in workflow.warnings):
         shared.events.emit("warning", message=f"{problem.place}: {problem.message}", hint=problem.hint)
     try:
-        engine.need_namespace(workflows[0], shared, _values(workflows[0], inputs[0], shared))
-        for warning in dict.fromkeys(words for workflow in workflows for words in engine.preflight(workflow, shared)):
+        preflight.need_namespace(workflows[0], shared, _values(workflows[0], inputs[0], shared))
+        for warning in dict.fromkeys(words for workflow in workflows for words in preflight.warnings(workflow, shared)):
             shared.events.emit("warning", message=warning, hint="")
     except BaseException:
         if cluster:
