@@ -135,7 +135,10 @@ def _sleep(folder: str) -> None:
     os.umask(0o077)
     os.chdir("/")
     journal = os.open(f"{folder}/journal.jsonl", os.O_RDWR | os.O_APPEND)
-    os.write(_READY, str(os.getpid()).encode())
+    try:  # noqa: SIM105 - light
+        os.write(_READY, str(os.getpid()).encode())
+    except OSError:  # nobody listens any more: the run was killed while this process began
+        pass
     # Also what the runner itself inherited, such as the lock of whoever started it.
     os.dup2(journal, 3)
     _close_from(4)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -290,3 +291,22 @@ def test_a_bug_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (said,) = map(json.loads, (tmp_path / "run/watchdog.jsonl").read_text().splitlines())
     assert said["message"] == "bug in the watchdog: ZeroDivisionError: division by zero"
     assert [record.name for record in replay(tmp_path / "run").doomed] == ["a"]
+
+
+def test_run_that_is_killed_while_its_watchdog_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens when it says that it stands; it stands all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    journal = Journal(tmp_path / "run")
+    temporary = Path(journal.make_temporary())
+    journal.close()
+    dog = watchdog.Watchdog(tmp_path / "run")
+    dog._start()
+    os.close(dog._ready)
+    os.waitpid(dog._pid, 0)
+    wait_for((tmp_path / "run/watchdog.jsonl").exists)
+    wait_until_over(tmp_path / "run")
+
+    assert not temporary.exists()
+    end = replay(tmp_path / "run").end
+    assert end
+    assert end.by == "watchdog"

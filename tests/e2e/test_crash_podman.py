@@ -91,9 +91,10 @@ def test_killed_run_leaves_neither_pod_nor_network(site: Site) -> None:
     """Whoever kills it need not clean up."""
     tmp_path, env = site.folder, site.env
     site.write("run: 'touch ready; sleep 300'")
-    process = subprocess.Popen(ARGV, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _until((tmp_path / "ready").exists)
-    assert site.networks
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(ARGV, cwd=tmp_path, env=env, stdout=output, stderr=output)
+    _until(lambda: (tmp_path / "ready").exists() or process.poll() is not None)
+    assert site.networks, (tmp_path / "output").read_text()
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder,) = (tmp_path / "state/runner/runs").iterdir()
