@@ -192,6 +192,8 @@ class Child:
         """`stop` for a child that is pumped by the caller's own thread."""
         if self.command.leaves_first:
             self._end_leaves()
+            if self.exited:
+                return
         self.signal(signal.SIGTERM)
         with Deadline(grace) as politely:
             self.pump(politely)

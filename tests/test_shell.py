@@ -315,3 +315,18 @@ def test_dropped_output_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert note.endswith("bytes of older output dropped")
     assert {len(line) for line in lines} == {6}
     assert lines[-1] == "149999"
+
+
+def test_builders_clear_away_after_what_they_started() -> None:
+    """Of these the leaves are ended, and they themselves only when they do not end by that."""
+    said: list[str] = []
+    script = "trap '' TERM; sleep 300; echo cleared"
+    with pytest.raises(TimedOut), Deadline(0.5) as deadline:
+        shell.run(Command(("bash", "-c", script), leaves_first=True), deadline, lambda _, line: said.append(line))
+    assert said[-1] == "cleared"
+
+    began = time.monotonic()
+    busy = "trap '' TERM; echo begun; while :; do :; done"
+    with pytest.raises(TimedOut), Deadline(0.5) as deadline:
+        shell.run(Command(("bash", "-c", busy), leaves_first=True), deadline)
+    assert time.monotonic() - began < 10

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from runner import confidential, masking
-from runner.cluster.discovery import Discovery, Resource
+from runner.cluster.discovery import BUILTIN, Discovery, Resource
 from runner.cluster.http import Api, ApiError, Unreachable
 from runner.cluster.patience import Attempts, Patience
 from runner.cluster.protocol import Object, Ref, Selection, custom_group
@@ -192,7 +192,7 @@ class Observer:
             try:
                 answer = self.patiently("GET", _with_query(path, query), deadline)
             except ApiError as error:
-                if error.status != HTTPStatus.NOT_FOUND:
+                if error.status != HTTPStatus.NOT_FOUND or resource in BUILTIN:
                     raise
                 yield []  # its definition went, and all its objects with it; both may come again
                 deadline.pause(_VISIT_SECONDS)

@@ -134,7 +134,7 @@ def test_build_that_is_ended_leaves_nothing(
         process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _until(lambda: bool(_processes(name)))
         process.send_signal(number)
-        process.wait()
+        assert process.wait() == (143 if number == signal.SIGTERM else -number)
         (folder,) = (tmp_path / "state/runner/runs").iterdir()
         _until(lambda: '{"end"' in (folder / "journal.jsonl").read_text())
 
@@ -144,7 +144,7 @@ def test_build_that_is_ended_leaves_nothing(
             assert list((tmp_path / "tmp").iterdir()) == []
     finally:
         _podman("rm", "--force", "--ignore", f"{name}-working-container", env=env)
-        subprocess.run(["podman", "untag", f"localhost/{name}:1"], env=env, check=True)
+        _podman("untag", f"localhost/{name}:1", f"localhost/{name}:1", env=env)
 
 
 def _podman(*arguments: str, env: dict[str, str]) -> str:

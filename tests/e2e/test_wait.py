@@ -228,7 +228,7 @@ def test_with_few_permissions(files: Files, namespace: str, kubectl: Kubectl, tm
 
     assert [step["failure"]["reason"] for step in workflow["steps"]] == ["timeout"], log
     assert "deployment/web: its Pods cannot be seen, so the wait may take all of its time in vain: pods: pods" in log
-    assert f"kubectl auth can-i --list --namespace={namespace}" in log
+    assert f" auth can-i --list --namespace={namespace}" in log
 
 
 def test_definition_that_goes(files: Files, namespace: str, kubectl: Kubectl, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from runner.deadline import Deadline
 from runner.errors import Cancelled, StepFailed
 from tests.runner_cluster import fake_api
 from tests.runner_cluster.fake_api import FakeApi
+from tests.runner_cluster.test_discovery import widgets
 
 if TYPE_CHECKING:
     from runner.cluster.kubectl import Kubectl
@@ -242,14 +243,23 @@ def test_definition_that_goes_takes_its_objects_along(
 ) -> None:
     """The server knows the path no more; when it does again, the watch goes on."""
     monkeypatch.setattr(observer, "_VISIT_SECONDS", 0.02)
-    api.put("pods", "a")
-    follower = follow()
+    api.discovery["/apis"] = widgets()
+    api.put("widgets", "a")
+    follower = follow(Selection("widget", selector=""))
     follower.await_names("a/uid of a")
-    api.fault(fake_api.status(404, "NotFound", "404 page not found"), r"/pods($|\?)", times=3)
+    api.fault(fake_api.status(404, "NotFound", "404 page not found"), r"/widgets($|\?)", times=3)
     api.forget()
     api.cut_watches()
     follower.await_names()
     follower.await_names("a/uid of a")
+
+
+def test_kind_of_every_cluster_that_is_not_found(api: FakeApi, follow: Callable[..., Follower]) -> None:
+    """Then it is no API server that answers, or none that could ever be waited for."""
+    api.fault(fake_api.status(404, "NotFound", "404 page not found"), r"/pods($|\?)", times=3)
+    follower = follow()
+    follower._thread.join(10)
+    assert "404 page not found" in str(follower.error)
 
 
 def test_silent_server_is_noticed_by_a_watch(
