@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from runner.cluster import deletion, history, ownership, permission, phases, stale
 from runner.cluster.dependents import Member
-from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.insistence import Insistence
 from runner.cluster.protocol import (
@@ -28,6 +27,7 @@ from runner.cluster.protocol import (
     name_suffix,
     render,
 )
+from runner.cluster.resources import Resource
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CommandResult, Expired, RunnerError, StepFailed, TimedOut
 

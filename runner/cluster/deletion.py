@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 from runner.cluster import dependents, stuck
 from runner.cluster.dependents import BY_KIND, OWNS, Member, family, native
-from runner.cluster.discovery import Resource
 from runner.cluster.http import ApiError
 from runner.cluster.observer import PROBE
 from runner.cluster.protocol import RUN_LABEL, Gone, Object, RemovingHand, UndoingHand, selector_of
+from runner.cluster.resources import Resource
 from runner.deadline import Deadline
 from runner.errors import Cancelled, Expired, RunnerError, StepFailed, TimedOut
 

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.http import ApiError
 from runner.cluster.protocol import Object
+from runner.cluster.resources import BUILTIN, Resource
 from runner.deadline import Deadline
 from runner.errors import Cancelled, RunnerError
 from runner.journal import Dependent

@@ -10,8 +10,8 @@ from runner.deadline import Deadline
 from runner.errors import Cancelled, RunnerError
 
 if TYPE_CHECKING:
-    from runner.cluster.discovery import Resource
     from runner.cluster.kubectl import Kubectl
+    from runner.cluster.resources import Resource
 
 _PAST_SECONDS: Final = 2.0
 """What has happened already is told at once."""

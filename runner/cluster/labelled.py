@@ -14,8 +14,8 @@ from runner.cluster.protocol import RUN_LABEL, Object
 from runner.journal import Undo
 
 if TYPE_CHECKING:
-    from runner.cluster.discovery import Resource
     from runner.cluster.kubectl import Kubectl
+    from runner.cluster.resources import Resource
     from runner.deadline import Deadline
 
 _AT_ONCE: Final = 8

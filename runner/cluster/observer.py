@@ -10,11 +10,12 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from runner import confidential, masking
-from runner.cluster.discovery import BUILTIN, Discovery, Resource
+from runner.cluster.discovery import Discovery
 from runner.cluster.http import Api, ApiError, Unreachable
 from runner.cluster.patience import Attempts, Patience
 from runner.cluster.protocol import Object, Ref, Selection, custom_group
 from runner.cluster.pulse import Pulse
+from runner.cluster.resources import BUILTIN, Resource
 from runner.deadline import Deadline
 from runner.errors import Cancelled, Expired, RunnerError, StepFailed
 

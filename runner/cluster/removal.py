@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from runner.cluster import deletion, kubectl_errors, ownership, permission
 from runner.cluster.dependents import family
-from runner.cluster.discovery import Resource
 from runner.cluster.insistence import Insistence
 from runner.cluster.protocol import Hand, Object, Ref
+from runner.cluster.resources import Resource
 from runner.errors import StepFailed
 from runner.shell import Command
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from runner.cluster.discovery import BUILTIN
 from runner.cluster.protocol import Hand, Object, Ref, selector_of
 from runner.cluster.references import containers, images_of, qualified
+from runner.cluster.resources import BUILTIN
 from runner.errors import RunnerError
 
 if TYPE_CHECKING:

@@ -679,8 +679,8 @@ def _await_ready() -> str:
 
 
 def _arms() -> Iterator[str]:
-    from runner.cluster.discovery import BUILTIN
     from runner.cluster.kubectl import KubectlDialect
+    from runner.cluster.resources import BUILTIN
 
     ready_at_once = []
     for kind in dict.fromkeys(resource.kind for resource in BUILTIN):

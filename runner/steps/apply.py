@@ -113,7 +113,7 @@ def _inline_title(value: Any) -> str:
 
 
 def homeless(data: Mapping[str, Any], folder: Path) -> Iterable[str]:
-    from runner.cluster.discovery import BUILTIN
+    from runner.cluster.resources import BUILTIN
 
     namespaced = {(resource.group_version, resource.kind) for resource in BUILTIN if resource.namespaced}
     for ref in (item.ref for item in manifests.known(data, folder)):

@@ -442,7 +442,7 @@ def _of_the_kind(
     kind: str, name: str, place: tuple[str | int, ...], place_of_name: tuple[str | int, ...]
 ) -> Iterable[Fault]:
     """A kind of Kubernetes that is misspelt, or a name that none of its objects can have."""
-    from runner.cluster.discovery import builtin, builtin_meant, impossible_name
+    from runner.cluster.resources import builtin, builtin_meant, impossible_name
 
     if "${{" in kind + name:
         return

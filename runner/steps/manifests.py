@@ -178,7 +178,7 @@ def _object_faults(
 
 def _misspelt(item: Manifest, place: tuple[str | int, ...]) -> Iterator[Fault]:
     """A kind that is none of Kubernetes, nearly one, and in one of its groups."""
-    from runner.cluster.discovery import BUILTIN, builtin_meant
+    from runner.cluster.resources import BUILTIN, builtin_meant
 
     kind, version = item.ref.kind, item.ref.api_version
     groups = {resource.group_version.rpartition("/")[0] for resource in BUILTIN}

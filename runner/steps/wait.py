@@ -151,7 +151,7 @@ def check(data: Mapping[str, Any], files: Files) -> Iterable[Fault]:
 
 def _endless(target: Any) -> Iterable[Fault]:
     """Kinds of Kubernetes that have no end of their own; a custom resource may say that it is complete."""
-    from runner.cluster.discovery import builtin
+    from runner.cluster.resources import builtin
 
     for index, item in enumerate(target) if isinstance(target, list) else [(-1, target)]:
         word = str(item.get("kind", "") if isinstance(item, Mapping) else item).partition("/")[0]

@@ -11,8 +11,8 @@ import pytest
 from runner.cluster import deletion
 from runner.cluster.deletion import await_all_gone, undo
 from runner.cluster.dependents import family
-from runner.cluster.discovery import BUILTIN, Resource
 from runner.cluster.protocol import Gone
+from runner.cluster.resources import BUILTIN, Resource
 from runner.deadline import Deadline
 from runner.errors import TimedOut
 from runner.journal import Dependent, Undo

@@ -8,7 +8,7 @@ import pytest
 
 from runner.cluster import dependents
 from runner.cluster.dependents import family, of_the_gone
-from runner.cluster.discovery import BUILTIN, Resource
+from runner.cluster.resources import BUILTIN, Resource
 from runner.deadline import Deadline
 from runner.journal import Dependent, Undo
 from tests.runner_cluster import fake_api

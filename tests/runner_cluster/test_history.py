@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from runner.cluster import history
-from runner.cluster.discovery import BUILTIN
 from runner.cluster.kubectl import Kubectl
+from runner.cluster.resources import BUILTIN
 from runner.deadline import Deadline
 from tests.runner_cluster.fake_api import FakeApi
 
