@@ -323,7 +323,7 @@ def test_builders_clear_away_after_what_they_started() -> None:
     script = "trap '' TERM; sleep 300; echo cleared"
     with pytest.raises(TimedOut), Deadline(0.5) as deadline:
         shell.run(Command(("bash", "-c", script), leaves_first=True), deadline, lambda _, line: said.append(line))
-    assert said[-1] == "cleared"
+    assert "cleared" in said  # and what bash says of the leaf, sooner or later
 
     began = time.monotonic()
     busy = "trap '' TERM; echo begun; while :; do :; done"
