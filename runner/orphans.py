@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from runner.journal import Journal, Process
-from runner.process_table import START, descendants, living, stat
+from runner.process_table import LEAVES_FIRST, START, kill_descendants, living, stat
 
 MARK: Final = "RUNNER_CHILD"
 """The variable that names a child in its environment."""
-BUILDERS: Final = ("podman", "buildah")
-"""Programs that leave a container and files behind when they are ended in the middle of a build."""
 GRACE_SECONDS: Final = 1.0
 _PAUSE: Final = 0.02
 _OF_PODMAN: Final = frozenset(
@@ -51,8 +49,8 @@ class Ledger:
 def end(children: Iterable[Process]) -> list[str]:
     """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive."""
     wanted = {child.mark: child for child in children}
-    builds = [child.pid for child in wanted.values() if child.program in BUILDERS and child.pid and _may_be(child)]
-    _await([pid for pid in builds if _end_leaves(pid)])
+    builds = [child.pid for child in wanted.values() if child.program in LEAVES_FIRST and child.pid and _may_be(child)]
+    _await([pid for pid in builds if kill_descendants(pid)])
     groups: dict[str, list[int]] = {}
 
     def look() -> set[int]:
@@ -62,15 +60,6 @@ def end(children: Iterable[Process]) -> list[str]:
 
     _end(look)
     return [wanted[mark].program for mark in groups]
-
-
-def _end_leaves(pid: int) -> bool:
-    """End what a build has started, so that it clears away after that itself; answers whether there was anything."""
-    leaves = descendants(pid)
-    for leaf in leaves:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(leaf, signal.SIGKILL)
-    return bool(leaves)
 
 
 def end_marked(run: str) -> None:

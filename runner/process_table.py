@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+LEAVES_FIRST: Final = ("podman", "buildah")
+"""Programs that clear away when what they started is ended, and not when they are: builders of images."""
 START: Final = 19
 """Of `stat`: the moment of the process's start."""
 _PARENT, _SESSION = 1, 3
@@ -48,3 +53,12 @@ def descendants(pid: int) -> list[int]:
         found += born
         todo += born
     return found
+
+
+def kill_descendants(pid: int) -> bool:
+    """Kill them, and leave the process itself alone; answers whether there were any."""
+    found = descendants(pid)
+    for descendant in found:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(descendant, signal.SIGKILL)
+    return bool(found)

@@ -31,7 +31,7 @@ from typing import IO, Any, Protocol
 from runner.deadline import Deadline
 from runner.errors import CannotStart, CommandResult
 from runner.masking import mask
-from runner.process_table import descendants
+from runner.process_table import kill_descendants
 
 # A child that prints more than this keeps its newest output; what was dropped is counted in a line of its own.
 KEEP_BYTES = 16 * 1024 * 1024
@@ -206,9 +206,7 @@ class Child:
         """Kill what it started, again and again, until it has nothing left to do but to clear away and end."""
         with Deadline(_CLEARING_SECONDS) as limit:
             while not self.exited and not limit.ended:
-                for pid in descendants(self.pid):
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGKILL)
+                kill_descendants(self.pid)
                 with limit.child(_LEAF_SECONDS) as briefly:
                     self.pump(briefly)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from runner.cluster.references import names_registry, qualified
 from runner.deadline import Deadline
 from runner.errors import CannotStart, StepFailed
+from runner.process_table import LEAVES_FIRST
 from runner.shell import Command, find, run
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def build_argv(
         argv += ["--platform", platform]
     argv.append(f"./{context}" if context.startswith("-") else context)
     env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"} if builder.name == "docker" else {}
-    return Command(tuple(argv), env=env, leaves_first=builder.name in ("podman", "buildah"))
+    return Command(tuple(argv), env=env, leaves_first=builder.name in LEAVES_FIRST)
 
 
 def id_argv(builder: Builder, image: str) -> Command:
