@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from runner.cluster.protocol import Cluster
     from runner.deadline import Deadline
 
+CREATE_NAMESPACE: Final = (
+    "kubectl create namespace {namespace}; or let the run do it, at the top of the workflow: "
+    "`namespace: {{name: {namespace}, create: true}}`"
+)
 SECONDS: Final = 3.0
 """Worth spending on it."""
 _SOME: Final = 5
@@ -25,11 +29,7 @@ def why(cluster: Cluster, selection: Selection, deadline: Deadline) -> tuple[str
     try:
         names = [ref.name for ref in cluster.expand(Selection(selection.kind, namespace=namespace), deadline)]
         if not names and _is_missing(cluster, namespace, deadline):
-            create = f"`namespace: {{name: {namespace}, create: true}}`"
-            return (
-                f", nor does the namespace {namespace}",
-                f"kubectl create namespace {namespace}; or let the run do it, at the top of the workflow: {create}",
-            )
+            return f", nor does the namespace {namespace}", CREATE_NAMESPACE.format(namespace=namespace)
     except ApiError as error:
         if error.status == HTTPStatus.NOT_FOUND:
             return ", nor does its kind any more", "apply its CustomResourceDefinition; see: kubectl api-resources"

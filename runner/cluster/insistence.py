@@ -17,9 +17,7 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _GROWTH: Final = 1.6
 _SILENT: Final = "kubectl had not ended"
-_WHO_IS_SILENT: Final = (
-    "does an admission webhook hang? kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations"
-)
+_WHO_IS_SILENT: Final = f"does an admission webhook hang? {kubectl_errors.WEBHOOKS}"
 
 
 class Insistence:

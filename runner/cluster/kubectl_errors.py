@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from runner.cluster import absent
+
 Kind = Literal["transient", "converging", "permanent"]
 
 
@@ -52,6 +54,8 @@ _WHO: Final = re.compile(
     r"(?:is forbidden|is invalid|already exists|not found)"
 )
 
+WEBHOOKS: Final = "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations"
+"""What to type to see them all."""
 # Of one that the API server finds by its Service, the address is told.
 _WEBHOOK: Final = (
     r'failed calling webhook "(?P<webhook>[^"]+)"(?:[^\n]*?https://(?P<service>[\w-]+)\.(?P<namespace>[\w-]+)\.svc)?'
@@ -68,8 +72,7 @@ RULES: Final[Sequence[Rule]] = (
         "converging",  # its certificate may be made, and told to the API server, after it has started
         rf"{_WEBHOOK}.*?x509: (?P<why>[^\n]+)",
         "the API server does not trust the certificate of the admission webhook {webhook}: {why}",
-        "does the `caBundle` of its configuration belong to the certificate that it serves?"
-        " kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+        f"does the `caBundle` of its configuration belong to the certificate that it serves? {WEBHOOKS}",
         30.0,
     ),
     _rule(
@@ -78,8 +81,7 @@ RULES: Final[Sequence[Rule]] = (
         rf'{_WEBHOOK}.*?service "[^"]+" not found',
         "the admission webhook {webhook} is to be served by service/{service} in namespace {namespace}, which does"
         " not exist",
-        "apply that Service, or delete the configuration of the webhook:"
-        " kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+        f"apply that Service, or delete the configuration of the webhook: {WEBHOOKS}",
         10.0,
     ),
     _rule(
@@ -95,8 +97,7 @@ RULES: Final[Sequence[Rule]] = (
         "converging",  # while it is rolled out it may answer as it likes
         rf'{_WEBHOOK}(?:[^\n]*?": |: )(?:failed to call webhook: )?(?P<why>[^\n]+)',
         "the admission webhook {webhook} gives no valid answer: {why}",
-        "see the logs of what serves it; its configuration says what that is:"
-        " kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -o yaml",
+        f"see the logs of what serves it; its configuration says what that is: {WEBHOOKS} -o yaml",
         10.0,
     ),
     _rule(
@@ -261,8 +262,7 @@ RULES: Final[Sequence[Rule]] = (
         "permanent",
         r'namespaces "(?P<namespace>[^"]+)" not found',
         "the namespace {namespace} does not exist",
-        "kubectl create namespace {namespace}; or let the run do it, at the top of the workflow: "
-        "`namespace: {{name: {namespace}, create: true}}`",
+        absent.CREATE_NAMESPACE,
     ),
     _rule(
         "OtherNamespace",

@@ -46,6 +46,11 @@ def containers(object_: Object) -> Iterator[dict[str, Any]]:
     yield from (container for _, container in places(object_))
 
 
+def by_container(object_: Object) -> dict[str, str]:
+    """The image that each container names."""
+    return {container["name"]: container["image"] for container in containers(object_)}
+
+
 def places(object_: Object) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
     """The containers of an object with the way to each."""
     if object_.get("kind") != "CustomResourceDefinition":  # its schema describes such lists

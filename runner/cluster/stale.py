@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from runner.cluster.protocol import Hand, Object, Ref, selector_of
-from runner.cluster.references import containers, images_of, qualified
+from runner.cluster.references import by_container, images_of, qualified
 from runner.cluster.resources import BUILTIN
 from runner.errors import RunnerError
 
@@ -58,7 +58,7 @@ def _pods(cluster: Kubectl, ref: Ref, live: Object, hand: Hand) -> list[Object]:
 
 def _older(pod: Object, newest: dict[str, str]) -> Iterator[str]:
     """The images of a Pod's containers that are not the newest. Only a plain id can be compared."""
-    images = {container["name"]: container["image"] for container in containers(pod)}
+    images = by_container(pod)
     status = pod.get("status") or {}
     for each in chain(status.get("containerStatuses") or (), status.get("initContainerStatuses") or ()):
         image, id_ = images.get(each["name"], ""), each.get("imageID", "")

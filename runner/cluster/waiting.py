@@ -69,8 +69,8 @@ class _Item:
 
 def _image_of(trouble: Trouble) -> str:
     """The image of the container that is to blame, by the name that kubelet looks for."""
-    images = {each["name"]: each["image"] for each in references.containers(trouble.object)}
-    return references.qualified(images[trouble.container]) if trouble.container in images else ""
+    image = references.by_container(trouble.object).get(trouble.container)
+    return references.qualified(image) if image else ""
 
 
 class _Tolerance:
