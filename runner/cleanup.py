@@ -56,11 +56,11 @@ class Pending:
             if record.spare:
                 run.journal.condemned(record)
         if run.cluster is not None and self._doomed:
-            self._start(run)
+            self._start()
         if self._thread is None:
             self.wait()
 
-    def _start(self, run: Run) -> None:
+    def _start(self) -> None:
         """Undo at once what is gone soon; namespaces go on in a thread of their own."""
         self._emit("cleanup started", objects=len(self._doomed))
         ending = {record.name for record in self._doomed if record.kind == "Namespace"}
@@ -69,7 +69,7 @@ class Pending:
         short = self._budget.short
         if not short:
             rest = self._calmly(rest)
-        if short or run.signal:
+        if short or self._run.signal:
             self._hurriedly([*rest, *within])
         elif within:
             self._thread = threading.Thread(target=self._undo_later, args=(within,), name="namespaces", daemon=True)

@@ -275,9 +275,9 @@ def _owner_problem(route: _Route) -> StepFailed | None:
         return StepFailed(
             f"{route.target} is scaled to 0, so it has no Pods", hint=f"kubectl scale {route.target} --replicas=1"
         )
-    if command := resumption(route.owner) if route.owner["kind"] == "Job" else "":
-        return StepFailed(f"{route.target} is suspended, so it has no Pods", hint=command, reason="NoPods")
     if route.owner["kind"] == "Job":
+        if command := resumption(route.owner):
+            return StepFailed(f"{route.target} is suspended, so it has no Pods", hint=command, reason="NoPods")
         for condition in status.get("conditions") or ():
             if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
                 return StepFailed(

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from runner.cluster.protocol import Selection
-from runner.commands.sketch import CLOSE, OPEN, SYMBOL, Planned, spell, symbol, symbols, unquoted, variable_of
+from runner.commands.sketch import (
+    CLOSE,
+    OPEN,
+    SYMBOL,
+    Planned,
+    reads_stdin,
+    spell,
+    symbol,
+    symbols,
+    unquoted,
+    variable_of,
+)
 from runner.shell import Command, quote
 from runner.steps import apply
 from runner.steps.kind import STEPS_HERE
@@ -556,7 +567,7 @@ class _Script:
                 yield f"{variable}=$({self._rendering(item, command)}){_tolerance(item)}"
                 continue
             source = ""
-            if {"-", "--filename=-"} & set(command.argv):
+            if reads_stdin(command):
                 source = f'"${variable}"'
                 if command.stdin is not None:
                     yield f"{variable}={self._quoted(command.stdin)}"

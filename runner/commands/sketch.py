@@ -214,9 +214,14 @@ def unquoted(source: str) -> str:
     return source.replace("'\"'\"'", "'")
 
 
+def reads_stdin(command: Command) -> bool:
+    """Whether its manifests come by standard input."""
+    return not {"-", "--filename=-"}.isdisjoint(command.argv)
+
+
 def objects_given(command: Command) -> int | None:
     """How many objects go to a command's standard input; None when only a run knows."""
-    if not {"-", "--filename=-"} & set(command.argv):
+    if not reads_stdin(command):
         return 0
     return (command.stdin or "").count("---\n") or None
 

@@ -82,13 +82,17 @@ def _folder_faults(
     if not folder.is_dir():
         yield Fault(place, f"there is no folder {shown}")
         return
-    file = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    file = _file_of(folder)
     if file is None:
         hint = f"apply its files: `apply: {shown}`" if any(folder.glob("*.yaml")) else ""
         yield Fault(place, f"the folder {shown} has no kustomization.yaml", hint)
     elif file.resolve() not in seen:
         seen.add(file.resolve())
         yield from _content_faults(file, files, place, remote, seen)
+
+
+def _file_of(folder: Path) -> Path | None:
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
 
 
 def _content_faults(
@@ -130,7 +134,7 @@ class _Changed(Exception):
 
 
 def _plain_objects(folder: Path, base: Path, seen: set[Path]) -> list[Document]:
-    file = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    file = _file_of(folder)
     if file is None or file.resolve() in seen:
         raise _Changed
     seen.add(file.resolve())

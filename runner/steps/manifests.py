@@ -181,7 +181,7 @@ def _misspelt(item: Manifest, place: tuple[str | int, ...]) -> Iterator[Fault]:
     from runner.cluster.resources import BUILTIN, builtin_meant
 
     kind, version = item.ref.kind, item.ref.api_version
-    groups = {resource.group_version.rpartition("/")[0] for resource in BUILTIN}
+    groups = {resource.group for resource in BUILTIN}
     if version.rpartition("/")[0] not in groups or any(resource.kind == kind for resource in BUILTIN):
         return
     if meant := builtin_meant(kind):
