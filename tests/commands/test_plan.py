@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.commands.scripts import executed
+
 if TYPE_CHECKING:
     from tests.conftest import FakeBin
 
@@ -344,16 +346,7 @@ def test_script_of_every_source_works(
     plan = runner("plan", "--format", "sh", "-n", namespace, "flow.yaml", cwd=tmp_path, env=env)
     (tmp_path / "plan.sh").write_text(plan.stdout)
 
-    script = subprocess.run(
-        ["bash", "plan.sh"],
-        cwd=tmp_path,
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    script = executed(tmp_path, env)
 
     assert script.returncode == 0, script.stdout + script.stderr
     assert "created (server side)" in script.stdout or "serverside-applied" in script.stdout
@@ -403,16 +396,7 @@ def test_script_does_the_same_job(
     plan = runner("plan", "--format", "sh", *place, f"workflows/{name}.yaml", cwd=tmp_path, env=cluster_env)
     (tmp_path / "plan.sh").write_text(plan.stdout)
 
-    script = subprocess.run(
-        ["bash", "plan.sh"],
-        cwd=tmp_path,
-        env={**os.environ, **cluster_env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    script = executed(tmp_path, cluster_env)
 
     assert script.returncode == 0, script.stdout + script.stderr
     assert kubectl("get", "all", "-n", namespace, "-o", "name") == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.commands.scripts import executed
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 Kubectl = Callable[..., str]
@@ -47,20 +48,6 @@ def planned(runner: Runner, folder: Path, flow: str, *words: str, engine: str = 
     checked = subprocess.run([shellcheck, "plan.sh"], cwd=folder, capture_output=True, text=True, check=False)
     assert checked.stdout == ""
     return answer.stdout, answer.returncode, answer.stderr
-
-
-def executed(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The script, run by bash."""
-    return subprocess.run(
-        ["bash", "plan.sh"],
-        cwd=folder,
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_list_of_objects(runner: Runner, tmp_path: Path) -> None:
@@ -130,7 +117,7 @@ def test_values_that_only_runner_computes(runner: Runner, tmp_path: Path) -> Non
     _, code, said = planned(runner, tmp_path, flow)
     alone = executed(tmp_path)
     started = (tmp_path / "started").exists()
-    helped = executed(tmp_path, look_code="7", value_2="x")
+    helped = executed(tmp_path, {"look_code": "7", "value_2": "x"})
 
     needs = "runner: flow.yaml:5: Use it: only runner computes ${{ steps.look.outputs."
     assert said == (
@@ -284,7 +271,7 @@ def test_kustomization_with_images_is_waited_for(
     """
     _, code, said = planned(runner, tmp_path, flow, "-n", namespace)
 
-    script = executed(tmp_path, **cluster_env)
+    script = executed(tmp_path, cluster_env)
 
     assert (code, said, script.returncode) == (0, "", 0), script.stdout + script.stderr
     assert "configmap/a2 created" in script.stdout
