@@ -137,16 +137,20 @@ class Pending:
 
 def verify(run: Run) -> tuple[Leftover, ...]:
     """Ask the cluster once more whether all that was undone is gone indeed, with all that belonged to it; answers what
-    is not. Each was seen to go before, so one that cannot be asked about now is a warning.
+    is not. Each was seen to go before, so one that cannot be asked about now is a warning. After a signal there is the
+    rest of its budget for that, and after a second one no time.
     """
     cluster, gone = run.cluster, run.journal.gone
-    if cluster is None or run.signal or not gone:
+    if cluster is None or run.cleanup.cancelled or not gone:
         return ()
     left: list[Leftover] = []
     asked: list[Undo] = []
     unasked: list[Undo] = []
     why = ""
-    with run.cleanup.child(min(VERIFY_TIMEOUT, run.budget.for_cleanup())) as deadline:
+    limit = run.left_after_signal(0.0) if run.signal else min(VERIFY_TIMEOUT, run.budget.for_cleanup())
+    if not limit:
+        return ()
+    with run.cleanup.child(limit) as deadline, run.work.closing(partial(run.hasten, deadline)):
         for record in gone:
             try:
                 there = _exists(cluster, record, deadline)

@@ -119,5 +119,5 @@ class Run:
     def hasten_finally(self, reserve: Deadline) -> None:
         reserve.cancel_later(max(0.0, self.signalled_at + SIGNAL_FINALLY - time.monotonic()), _SIGNALLED)
 
-    def left_after_signal(self) -> float:
-        return max(1.0, self.signalled_at + SIGNAL_BUDGET - time.monotonic())
+    def left_after_signal(self, least: float = 1.0) -> float:
+        return max(least, self.signalled_at + SIGNAL_BUDGET - time.monotonic())

@@ -113,12 +113,12 @@ def fake_bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBin:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the tests that share one thing of this machine (podman's Pods, the example's port), one runs at a time."""
+    """Of the tests that share things of this machine (podman's Pods and network, the example's port), one runs at a
+    time; the example on podman shares both.
+    """
     for item in items:
-        for shared in ("example", "podman"):
-            if item.get_closest_marker(shared):
-                item.add_marker(pytest.mark.xdist_group(shared))
-                break
+        if item.get_closest_marker("example") or item.get_closest_marker("podman"):
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,21 @@ def test_verified_against_the_cluster(run: Run, heard: list[Event]) -> None:
     assert "run/2" in replay(run.folder).records  # `runner clean` finds it again
 
 
+def test_verified_after_a_signal_as_long_as_there_is_time(run: Run, heard: list[Event]) -> None:
+    """What is still there is named, and left to those who go on; the second signal means that nobody waits."""
+    cluster = Cluster()
+    clean(run, cluster).wait()
+    cluster.there = dict.fromkeys(("a", "b", "made"))
+    below = Dependent(api_version="v1", kind="Pod", name="late", namespace="other", uid="u9")
+    cluster.outlived = [Gone(OUTSIDE, "it still exists", rest=(below,))]
+
+    run.interrupt(15, "SIGTERM")
+    assert [item.object for item in verify(run)] == ["pod/late (namespace other)"]
+    run.interrupt(15, "SIGTERM")
+    assert verify(run) == ()
+    assert [event.name for event in heard].count("cleanup verified") == 1
+
+
 def test_what_others_use_now_stays_without_a_word(run: Run, heard: list[Event]) -> None:
     """It was not deleted, nothing of it is left to do, and that it is there is no surprise afterwards."""
     cluster = Cluster(b=Gone(OUTSIDE, stays=True))

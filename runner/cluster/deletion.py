@@ -143,7 +143,7 @@ def what_outlived(cluster: Kubectl, gone: Sequence[Undo], deadline: Deadline) ->
         for member in found.get(record.id, ()):
             try:
                 await_gone(cluster, member, deadline)
-            except Expired:
+            except (Expired, Cancelled):
                 left.append(_still_there(cluster, _Fired(record, [member]), "", Deadline(_LOOK_SECONDS)))
     return [item for item in left if item.why], silent
 

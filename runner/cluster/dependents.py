@@ -96,8 +96,16 @@ def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadlin
     """An object and every dependent that goes with it. What has another owner besides stays as long as that does."""
     meta = live["metadata"]
     head = Member(resource, meta.get("namespace", ""), meta["name"], meta["uid"])
-    kinds = OWNS.get(native(resource), ()) if native(resource) else None
-    return [head, *_below({head.uid}, _Look(cluster, deadline).around(kinds, head.namespace))]
+    return [head, *heirs(cluster, [head], deadline)]
+
+
+def heirs(cluster: Kubectl, members: Sequence[Member], deadline: Deadline) -> list[Member]:
+    """What is there of the dependents of a family (its head first), besides itself: a controller may have made one more
+    while it was being deleted.
+    """
+    head = members[0]
+    kinds = OWNS.get(native(head.resource), ()) if native(head.resource) else None
+    return _below({member.uid for member in members}, _Look(cluster, deadline).around(kinds, head.namespace))
 
 
 def of_the_gone(

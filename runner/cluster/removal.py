@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from runner.cluster import deletion, kubectl_errors, ownership, permission
-from runner.cluster.dependents import family
+from runner.cluster.dependents import family, heirs
 from runner.cluster.insistence import Insistence
 from runner.cluster.protocol import Hand, Object, Ref
 from runner.cluster.resources import Resource
@@ -41,11 +42,13 @@ def delete(
     for ref, _, live in existing:
         ours = ownership.run_of(live) == hand.run_id
         permission.to_delete(ref.kind, ref.name, ref.namespace, hand.allowed, ours=ours)
-    members = [member for _, resource, live in existing for member in family(cluster, resource, live, hand.deadline)]
+    families = [family(cluster, resource, live, hand.deadline) for _, resource, live in existing]
     for command in commands if existing else ():
         _execute(command, hand, kinds_gone=kinds_gone)
     if wait:
-        deletion.await_all_gone(cluster, members, hand)
+        deletion.await_all_gone(cluster, chain.from_iterable(families), hand)
+        for members in families:
+            deletion.await_all_gone(cluster, heirs(cluster, members, hand.deadline), hand)
         for ref, _, _ in existing:
             hand.deleted(ref)
     return [ref for ref, _, _ in existing]
