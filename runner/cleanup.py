@@ -141,15 +141,13 @@ def verify(run: Run) -> tuple[Leftover, ...]:
     rest of its budget for that, and after a second one no time.
     """
     cluster, gone = run.cluster, run.journal.gone
-    if cluster is None or run.cleanup.cancelled or not gone:
+    limit = run.left_after_signal(0.0) if run.signal else min(VERIFY_TIMEOUT, run.budget.for_cleanup())
+    if cluster is None or run.cleanup.cancelled or not (gone and limit):
         return ()
     left: list[Leftover] = []
     asked: list[Undo] = []
     unasked: list[Undo] = []
     why = ""
-    limit = run.left_after_signal(0.0) if run.signal else min(VERIFY_TIMEOUT, run.budget.for_cleanup())
-    if not limit:
-        return ()
     with run.cleanup.child(limit) as deadline, run.work.closing(partial(run.hasten, deadline)):
         for record in gone:
             try:

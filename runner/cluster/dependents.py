@@ -96,16 +96,20 @@ def family(cluster: Kubectl, resource: Resource, live: Object, deadline: Deadlin
     """An object and every dependent that goes with it. What has another owner besides stays as long as that does."""
     meta = live["metadata"]
     head = Member(resource, meta.get("namespace", ""), meta["name"], meta["uid"])
-    return [head, *heirs(cluster, [head], deadline)]
+    return [head, *heirs(cluster, [[head]], deadline)]
 
 
-def heirs(cluster: Kubectl, members: Sequence[Member], deadline: Deadline) -> list[Member]:
-    """What is there of the dependents of a family (its head first), besides itself: a controller may have made one more
-    while it was being deleted.
+def heirs(cluster: Kubectl, families: Iterable[Sequence[Member]], deadline: Deadline) -> list[Member]:
+    """What is there of the dependents of families (each with its head first), besides themselves: a controller may have
+    made one more while it was being deleted.
     """
-    head = members[0]
-    kinds = OWNS.get(native(head.resource), ()) if native(head.resource) else None
-    return _below({member.uid for member in members}, _Look(cluster, deadline).around(kinds, head.namespace))
+    look = _Look(cluster, deadline)
+    found: list[Member] = []
+    for members in families:
+        head = members[0]
+        kinds = _may_own(head.resource.group_version, head.resource.kind)
+        found += _below({member.uid for member in members}, look.around(kinds, head.namespace))
+    return found
 
 
 def of_the_gone(
@@ -120,11 +124,16 @@ def of_the_gone(
     for record in gone:
         if record.namespace in spaces:
             continue
-        kinds = OWNS.get(record.kind, ()) if is_native(record.api_version, record.kind) else None
+        kinds = _may_own(record.api_version, record.kind)
         owners = {record.uid, *(dependent.uid for dependent in record.dependents)}
         if members := _below(owners, look.around(kinds, record.namespace)):
             found[record.id] = members
     return found, look.silent
+
+
+def _may_own(api_version: str, kind: str) -> tuple[str, ...] | None:
+    """The kinds of what an object of this kind may own; None for any."""
+    return OWNS.get(kind, ()) if is_native(api_version, kind) else None
 
 
 def _below(owners: Collection[str], things: Iterable[_Thing]) -> list[Member]:

@@ -47,8 +47,7 @@ def delete(
         _execute(command, hand, kinds_gone=kinds_gone)
     if wait:
         deletion.await_all_gone(cluster, chain.from_iterable(families), hand)
-        for members in families:
-            deletion.await_all_gone(cluster, heirs(cluster, members, hand.deadline), hand)
+        deletion.await_all_gone(cluster, heirs(cluster, families, hand.deadline), hand)
         for ref, _, _ in existing:
             hand.deleted(ref)
     return [ref for ref, _, _ in existing]
