@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -109,12 +110,30 @@ def fake_bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBin:
     return FakeBin(folder)
 
 
+@pytest.fixture
+def example(tmp_path: Path) -> Callable[[str], Path]:
+    """`example("pod")`: a copy of workflows/pod.yaml, and of what it needs, in a folder named `workflows`. Its forward
+    has a free local port: somebody else on this machine may listen on 5000.
+    """
+
+    def copy(name: str) -> Path:
+        file = shutil.copytree(ROOT / "workflows", tmp_path / "workflows") / f"{name}.yaml"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        text = file.read_text().replace('"5000:5000"', f'"{port}:5000"')
+        file.write_text(text.replace("localhost:5000", f"localhost:{port}"))
+        return file
+
+    return copy
+
+
 # --- real engines: tests that are marked e2e or podman
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the tests that share things of this machine (podman's Pods and network, the example's port), one runs at a
-    time; the example on podman shares both.
+    """Of the tests that share things of this machine (podman's Pods and network, the image of the examples), one runs
+    at a time; the example on podman shares both.
     """
     for item in items:
         if item.get_closest_marker("example") or item.get_closest_marker("podman"):

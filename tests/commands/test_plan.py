@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -387,13 +386,17 @@ def test_script_on_podman_works(runner: Runner, tmp_path: Path, podman_env: dict
 @pytest.mark.example
 @pytest.mark.parametrize("name", ["pod", "deployment", "smoke"])
 def test_script_does_the_same_job(
-    name: str, runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl, tmp_path: Path
+    name: str,
+    runner: Runner,
+    cluster_env: dict[str, str],
+    namespace: str,
+    kubectl: Kubectl,
+    example: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     """On a real cluster the planned script passes by itself, and leaves nothing."""
-    workflows = tmp_path / "workflows"
-    shutil.copytree(ROOT / "workflows", workflows)
     place = () if name == "smoke" else ("-n", namespace)
-    plan = runner("plan", "--format", "sh", *place, f"workflows/{name}.yaml", cwd=tmp_path, env=cluster_env)
+    plan = runner("plan", "--format", "sh", *place, example(name), cwd=tmp_path, env=cluster_env)
     (tmp_path / "plan.sh").write_text(plan.stdout)
 
     script = executed(tmp_path, cluster_env)

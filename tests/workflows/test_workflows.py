@@ -14,6 +14,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 Kubectl = Callable[..., str]
+Example = Callable[[str], Path]
 
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
@@ -69,10 +70,10 @@ def test_the_pod_is_that_of_the_tutorial() -> None:
 @pytest.mark.example
 @pytest.mark.parametrize("name", [file.stem for file in FILES if file.stem != "smoke"])
 def test_runs_on_a_cluster(
-    name: str, runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl
+    name: str, runner: Runner, cluster_env: dict[str, str], namespace: str, kubectl: Kubectl, example: Example
 ) -> None:
     """It passes, and leaves nothing in the namespace that it was given."""
-    answer = runner("run", FOLDER / f"{name}.yaml", "-n", namespace, env=cluster_env)
+    answer = runner("run", example(name), "-n", namespace, env=cluster_env)
 
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert kubectl("get", "all", "-n", namespace, "-o", "name") == ""
@@ -108,9 +109,9 @@ def test_smoke_says_why_it_failed(runner: Runner, cluster_env: dict[str, str], k
 
 @pytest.mark.podman
 @pytest.mark.example
-def test_pod_runs_on_podman(runner: Runner, podman_env: dict[str, str]) -> None:
+def test_pod_runs_on_podman(runner: Runner, podman_env: dict[str, str], example: Example) -> None:
     """The tutorial's Pod runs where there is no cluster, and says that it is podman."""
-    answer = runner("run", FOLDER / "pod.yaml", env=podman_env)
+    answer = runner("run", example("pod"), env=podman_env)
     seen = answer.stdout + answer.stderr
 
     assert answer.returncode == 0, seen
