@@ -136,13 +136,15 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     """A child of the run, leader of its own session: `mark` stands in its environment. `pid` is 0 when the run died
-    before it knew; `start` is the moment of its start in the kernel's own words, to tell it from a later namesake.
+    before it knew; `start` is the moment of its start in the kernel's own words, to tell it from a later namesake. One
+    that `leaves_first` clears away when what it started is ended, and not when it is (see `shell.Command`).
     """
 
     mark: str
     pid: int = 0
     start: str = ""
     program: str = ""
+    leaves_first: bool = False
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -512,12 +514,12 @@ class Journal:
         with self._lock:
             self._note({"doomed": record.id})
 
-    def spawning(self, program: str) -> str:
+    def spawning(self, program: str, *, leaves_first: bool = False) -> str:
         """A child is about to be started; answers the mark that its environment must carry."""
         self._guard(False)
         with self._lock:
             mark = f"{self.folder.name}/{next(self._numbers)}"
-            self._note({"child": {"mark": mark, "program": program}})
+            self._note({"child": {"mark": mark, "program": program, "leaves_first": leaves_first}})
         return mark
 
     def spawned(self, mark: str, pid: int, start: str) -> None:

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Final
 
 from runner.journal import Journal, Process
-from runner.process_table import LEAVES_FIRST, START, kill_descendants, living, stat
+from runner.process_table import SESSION, START, kill_descendants, living, stat
 
 MARK: Final = "RUNNER_CHILD"
 """The variable that names a child in its environment."""
 GRACE_SECONDS: Final = 1.0
 _PAUSE: Final = 0.02
+_CLEARING_SECONDS: Final = 3.0
+"""Three times that of a run which ends its builder itself: here nobody waits for the prompt."""
+_LEAF_SECONDS: Final = 0.1
 _OF_PODMAN: Final = frozenset(
     {"aardvark-dns", "catatonit", "conmon", "pasta", "pasta.avx2", "rootlessport", "slirp4netns"}
 )
@@ -36,8 +39,8 @@ class Ledger:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def spawning(self, program: str) -> dict[str, str]:
-        return {MARK: self._journal.spawning(program)}
+    def spawning(self, program: str, *, leaves_first: bool) -> dict[str, str]:
+        return {MARK: self._journal.spawning(program, leaves_first=leaves_first)}
 
     def spawned(self, mark: Mapping[str, str], pid: int) -> None:
         self._journal.spawned(mark[MARK], pid, start_of(pid))
@@ -49,9 +52,8 @@ class Ledger:
 def end(children: Iterable[Process]) -> list[str]:
     """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive."""
     wanted = {child.mark: child for child in children}
-    builds = [child.pid for child in wanted.values() if child.program in LEAVES_FIRST and child.pid and _may_be(child)]
-    _await([pid for pid in builds if kill_descendants(pid)])
-    groups: dict[str, list[int]] = {}
+    groups = _alive({mark: child for mark, child in wanted.items() if child.leaves_first})
+    _let_clear_away([pid for pids in groups.values() for pid in pids])
 
     def look() -> set[int]:
         found = _alive(wanted)
@@ -82,9 +84,28 @@ def _end(look: Callable[[], set[int]]) -> None:
         _await(pids)
 
 
-def _await(pids: Iterable[int]) -> None:
-    """Wait until they ended, for GRACE_SECONDS at most. They are nobody's children any more: only the kernel tells."""
-    limit = time.monotonic() + GRACE_SECONDS
+def _let_clear_away(pids: Iterable[int]) -> None:
+    """Kill what the leaders among these started, again and again, until they have nothing left to do but to clear away
+    and end. No event tells that one has started something.
+    """
+    leaders = [pid for pid in pids if _leads(pid)]
+    limit = time.monotonic() + _CLEARING_SECONDS
+    while leaders and time.monotonic() < limit:
+        for pid in leaders:
+            kill_descendants(pid)
+        _await(leaders, _LEAF_SECONDS)
+        leaders = [pid for pid in leaders if _leads(pid)]
+
+
+def _leads(pid: int) -> bool:
+    """Whether it is alive, and the first of its session."""
+    fields = stat(pid)
+    return bool(fields) and fields[0] != "Z" and int(fields[SESSION]) == pid
+
+
+def _await(pids: Iterable[int], seconds: float = GRACE_SECONDS) -> None:
+    """Wait until they ended, so long at most. They are nobody's children any more: only the kernel tells."""
+    limit = time.monotonic() + seconds
     for pid in pids:
         try:
             handle = os.pidfd_open(pid)

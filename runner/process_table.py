@@ -10,11 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-LEAVES_FIRST: Final = ("podman", "buildah")
-"""Programs that clear away when what they started is ended, and not when they are: builders of images."""
 START: Final = 19
 """Of `stat`: the moment of the process's start."""
-_PARENT, _SESSION = 1, 3
+SESSION: Final = 3
+_PARENT: Final = 1
 
 
 class Entry(NamedTuple):
@@ -39,7 +38,7 @@ def living() -> Iterator[Entry]:
     for path in Path("/proc").glob("[0-9]*"):
         fields = stat(int(path.name))
         if fields and fields[0] != "Z":
-            yield Entry(int(path.name), int(fields[_PARENT]), int(fields[_SESSION]))
+            yield Entry(int(path.name), int(fields[_PARENT]), int(fields[SESSION]))
 
 
 def descendants(pid: int) -> list[int]:
@@ -55,10 +54,20 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def kill_descendants(pid: int) -> bool:
-    """Kill them, and leave the process itself alone; answers whether there were any."""
-    found = descendants(pid)
-    for descendant in found:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(descendant, signal.SIGKILL)
-    return bool(found)
+def kill_descendants(pid: int) -> None:
+    """Kill them, and leave alone the process itself, and itself once more: without root, podman and buildah start
+    themselves anew in a user namespace, with the same arguments.
+    """
+    own = _arguments(pid)
+    for descendant in descendants(pid):
+        if _arguments(descendant) != own:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(descendant, signal.SIGKILL)
+
+
+def _arguments(pid: int) -> list[bytes]:
+    """Without the name of the program."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:]
+    except OSError:
+        return []

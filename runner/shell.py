@@ -22,8 +22,8 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -44,7 +44,7 @@ GRACE_SECONDS = 2.0
 # After a cancel, such as that of a signal, others wait for the end.
 HURRIED_SECONDS = 0.4
 _KILLED_SECONDS = 3.0
-_CLEARING_SECONDS = 1.0
+_CLEARING_SECONDS = 3.0
 _LEAF_SECONDS = 0.1
 # Pipes of a child, and what sh opens while it starts one.
 _DESCRIPTORS = 24
@@ -61,7 +61,9 @@ _ledger: Ledger | None = None
 class Command:
     """What to execute: `argv[0]` is a program's name or path, `env` is laid over the environment (None removes).
 
-    `leaves_first` is for builders: they clear away when what they started is ended, and not when they are.
+    `leaves_first` is for builders: they clear away when what they started is ended, and not when they are. Their output
+    never loses its reader, for they hold its end themselves: to write into nothing ends a program at once, and whoever
+    ends the children of a run that was killed could not have it clear away.
     """
 
     argv: tuple[str, ...]
@@ -77,7 +79,7 @@ class Command:
 class Ledger(Protocol):
     """Where children are written down, so that somebody can end them when this process is killed."""
 
-    def spawning(self, program: str) -> dict[str, str]:
+    def spawning(self, program: str, *, leaves_first: bool) -> dict[str, str]:
         """A child is about to start; answers what its environment must have."""
 
     def spawned(self, mark: Mapping[str, str], pid: int) -> None: ...
@@ -110,7 +112,10 @@ def run(command: Command, deadline: Deadline, on_line: OnLine | None = None) -> 
     with deadline.closing(child.wake):
         child.pump(deadline)
     if not child.exited:
-        child.end(HURRIED_SECONDS if deadline.cancelled else GRACE_SECONDS)
+        if deadline.cancelled and command.leaves_first:
+            child.end_in_background(HURRIED_SECONDS)
+        else:
+            child.end(HURRIED_SECONDS if deadline.cancelled else GRACE_SECONDS)
         deadline.check()
     return child.result()
 
@@ -138,6 +143,8 @@ class Child:
         self._code: int | None = None
         self._reaped: int | None = None
         self._ended = threading.Event()
+        self.ending = False
+        """Whether `end_in_background` was called."""
         self._thread: threading.Thread | None = None
         _check_room(command)
         self._wake_read, self._wake_write = os.pipe()
@@ -146,7 +153,7 @@ class Child:
         self._draining = threading.RLock()
         self._streams = {"stdout": _Stream(keep or KEEP_BYTES), "stderr": _Stream(keep or KEEP_BYTES)}
         self._ledger = _ledger
-        self._mark = self._ledger.spawning(command.argv[0]) if self._ledger else {}
+        self._mark = self._ledger.spawning(command.argv[0], leaves_first=command.leaves_first) if self._ledger else {}
         try:
             self._process = _spawn(command, self._streams, self._mark)
         except BaseException as error:
@@ -182,11 +189,23 @@ class Child:
         if self._thread is None:
             self.end(grace)
             return
+        if self.ending:
+            self._thread.join()
+            return
         self.signal(signal.SIGTERM)
         if not self._ended.wait(grace):
             self.signal(signal.SIGKILL)
         if self._thread is not threading.current_thread():
             self._thread.join(_KILLED_SECONDS)
+
+    def end_in_background(self, grace: float) -> None:
+        """`end`, with nobody who waits for it but `stop`, and nobody who hears what it says: after a signal, objects
+        are deleted at once, and not when a builder has cleared away.
+        """
+        self._on_line = None
+        self.ending = True
+        self._thread = threading.Thread(target=self.end, args=(grace,), name=f"end of {self.pid}", daemon=True)
+        self._thread.start()
 
     def end(self, grace: float = GRACE_SECONDS) -> None:
         """`stop` for a child that is pumped by the caller's own thread."""
@@ -377,12 +396,13 @@ def _spawn(command: Command, streams: Mapping[str, _Stream], mark: Mapping[str, 
     env = environment({**mark, **command.env})
     program = find(command.argv[0], env)
     writers = [streams[name].write_end for name in ("stdout", "stderr")]
+    readers = [stream.read_end for stream in streams.values()] if command.leaves_first else []
     try:
         if program is None:
             raise _not_found(command.argv[0], command.cwd)
         if any("\0" in text for text in (*command.argv, *env.values())):
             raise CannotStart(f"an argument or variable of {command.argv[0]} has a NUL character in it")
-        with _stdin(command.stdin) as stdin, _spawning, warnings.catch_warnings():
+        with _stdin(command.stdin) as stdin, _spawning, _inheritable(readers), warnings.catch_warnings():
             # Python 3.12+ warns about fork with threads; between fork and exec sh only closes and duplicates files.
             warnings.simplefilter("ignore", DeprecationWarning)
             command_: Any = sh.Command(program)  # its type knows no truth but True for `_bg`
@@ -395,6 +415,7 @@ def _spawn(command: Command, streams: Mapping[str, _Stream], mark: Mapping[str, 
                 _in=stdin,
                 _out=writers[0],
                 _err=writers[1],
+                _pass_fds=readers,
                 _env=env,
                 _cwd=str(command.cwd) if command.cwd else None,
             )
@@ -403,6 +424,18 @@ def _spawn(command: Command, streams: Mapping[str, _Stream], mark: Mapping[str, 
     finally:
         for writer in writers:
             os.close(writer)
+
+
+@contextmanager
+def _inheritable(descriptors: Sequence[int]) -> Iterator[None]:
+    """They stay open in what is executed meanwhile."""
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
 
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:

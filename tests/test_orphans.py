@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from runner import orphans
 from runner.cli import main
@@ -45,6 +46,41 @@ def test_one_that_ignores_sigterm_is_killed() -> None:
         mine = Process(mark="run/1", pid=child.pid, start=orphans.start_of(child.pid), program="bash")
         assert orphans.end([mine]) == ["bash"]
         assert child.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["number", "mark"])
+def test_a_builder_clears_away(known: bool, tmp_path: Path) -> None:
+    """What it starts is ended, one after the other, until it ends by itself."""
+    script = "trap '' TERM; for i in 1 2 3; do echo $i; sleep 300; done; touch cleared"
+    env = {**os.environ, orphans.MARK: "run/7"}
+    argv = ["bash", "-c", script]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=tmp_path, env=env, start_new_session=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        start = orphans.start_of(child.pid)
+        mine = Process(mark="run/7", program="bash", leaves_first=True)
+        known_as = structs.replace(mine, pid=child.pid, start=start) if known else mine
+        assert orphans.end([known_as]) == ["bash"]
+        assert child.wait(30) == 0
+    assert (tmp_path / "cleared").exists()
+
+
+def test_a_builder_without_root_is_two_processes(tmp_path: Path) -> None:
+    """It waits for itself in a user namespace, and that is who clears away."""
+    (tmp_path / "builder.sh").write_text("""\
+trap '' TERM
+[ -n "$INNER" ] || { INNER=1 bash builder.sh build; exit; }
+for i in 1 2 3; do echo $i; sleep 300; done
+touch cleared
+""")
+    argv = ["bash", "builder.sh", "build"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=tmp_path, start_new_session=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        start = orphans.start_of(child.pid)
+        orphans.end([Process(mark="run/7", pid=child.pid, start=start, program="bash", leaves_first=True)])
+        assert child.wait(30) == 0
+    assert (tmp_path / "cleared").exists()
 
 
 def test_a_child_of_another_process_is_never_ended() -> None:

@@ -330,3 +330,24 @@ def test_builders_clear_away_after_what_they_started() -> None:
     with pytest.raises(TimedOut), Deadline(0.5) as deadline:
         shell.run(Command(("bash", "-c", busy), leaves_first=True), deadline)
     assert time.monotonic() - began < 10
+
+
+def test_after_a_signal_builders_clear_away_meanwhile(tmp_path: Path) -> None:
+    """Nobody waits for that before the end."""
+    os.mkfifo(tmp_path / "go")
+    said: list[str] = []
+    script = "trap '' TERM; echo begun; sleep 300; read <go; echo late; : >cleared"
+    deadline = Deadline()
+
+    def on_line(_: str, line: str) -> None:
+        said.append(line)
+        deadline.cancel("SIGTERM")
+
+    with pytest.raises(Cancelled):
+        shell.run(Command(("bash", "-c", script), cwd=tmp_path, leaves_first=True), deadline, on_line)
+    (child,) = (child for child in shell.alive() if child.ending)
+    (tmp_path / "go").write_text("\n")
+    child.stop()
+
+    assert (child.code, said) == (0, ["begun"])
+    assert (tmp_path / "cleared").exists()

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from runner.cluster.references import names_registry, qualified
 from runner.deadline import Deadline
 from runner.errors import CannotStart, StepFailed
-from runner.process_table import LEAVES_FIRST
 from runner.shell import Command, find, run
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 2.0
 
 BUILDERS = ("docker", "podman", "buildah", "nerdctl")
+# They work in a container of their own, which they remove when what they run in it ends, and not when they are ended.
+_LEAVES_FIRST = ("podman", "buildah")
 
 # `docker save` takes a platform since this version of the engine's interface; without it, an image pulled for several
 # platforms is saved with references to layers that are not there.
@@ -159,7 +160,7 @@ def build_argv(
     """
     argv = [*_program(builder), "build", "--tag", image]
     if builder.name == "buildah":
-        argv.append("--layers")  # without it nothing is cached
+        argv += ["--layers", "--force-rm"]  # nothing is cached, and a build that fails leaves its container, without
     if file:
         argv += ["--file", file]
     for name, value in (args or {}).items():
@@ -170,7 +171,7 @@ def build_argv(
         argv += ["--platform", platform]
     argv.append(f"./{context}" if context.startswith("-") else context)
     env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"} if builder.name == "docker" else {}
-    return Command(tuple(argv), env=env, leaves_first=builder.name in LEAVES_FIRST)
+    return Command(tuple(argv), env=env, leaves_first=builder.name in _LEAVES_FIRST)
 
 
 def id_argv(builder: Builder, image: str) -> Command:

@@ -194,7 +194,9 @@ def _run_all(
         if shared.cluster:
             shared.cluster.close()
         for child in shell.alive():
-            shared.events.emit("warning", message=f"{child.command.argv[0]} was still running, and is ended", hint="")
+            if not child.ending:
+                told = f"{child.command.argv[0]} was still running, and is ended"
+                shared.events.emit("warning", message=told, hint="")
             child.stop()
         orphans.end_marked(shared.id)
     handover = any(not item.hopeless for workflow in ended for item in workflow.cleanup.left)

@@ -110,17 +110,19 @@ def test_killed_run_leaves_neither_pod_nor_network(site: Site) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("moment", [" build ", "time.sleep"])
+@pytest.mark.parametrize("builder", ["podman", "buildah"])
 def test_build_that_is_ended_leaves_nothing(
-    tmp_path: Path, podman_env: dict[str, str], podman_image: str, number: signal.Signals
+    tmp_path: Path, podman_env: dict[str, str], podman_image: str, builder: str, number: signal.Signals, moment: str
 ) -> None:
-    """Neither the container in which it works, nor that container's process, nor temporary files. With nobody who reads
-    its output any more, podman itself dies before it clears away: of a run that was killed only the process goes.
+    """Neither the container in which it works, nor that container's process, nor temporary files; whether it has only
+    begun or is in the middle of a RUN.
     """
     name = f"crash-{secrets.token_hex(4)}"
     (tmp_path / "tmp").mkdir()
     code = f"import time; {name!r}; time.sleep(300)"
     (tmp_path / "Dockerfile").write_text(f"FROM localhost/{name}:1\nRUN {json.dumps(['python3', '-c', code])}\n")
-    (tmp_path / "flow.yaml").write_text(f"steps: [{{build: {{image: {name}:2, load: false}}}}]")
+    (tmp_path / "flow.yaml").write_text(f"steps: [{{build: {{image: {name}:2, load: false, builder: {builder}}}}}]")
     own = {
         "PYTHONPATH": str(ROOT),
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -132,16 +134,15 @@ def test_build_that_is_ended_leaves_nothing(
     try:
         argv = [sys.executable, "-m", "runner", "flow.yaml"]
         process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _until(lambda: bool(_processes(name)))
+        _until(lambda: bool(_processes(name, moment)))
         process.send_signal(number)
         assert process.wait() == (143 if number == signal.SIGTERM else -number)
         (folder,) = (tmp_path / "state/runner/runs").iterdir()
         _until(lambda: '{"end"' in (folder / "journal.jsonl").read_text())
 
         assert _processes(name) == []
-        if number == signal.SIGTERM:
-            assert name not in _podman("ps", "--all", "--external", "--format={{.Names}}", env=env)
-            assert list((tmp_path / "tmp").iterdir()) == []
+        assert name not in _podman("ps", "--all", "--external", "--format={{.Names}}", env=env)
+        assert list((tmp_path / "tmp").iterdir()) == []
     finally:
         _podman("rm", "--force", "--ignore", f"{name}-working-container", env=env)
         _podman("untag", f"localhost/{name}:1", f"localhost/{name}:1", env=env)
@@ -151,12 +152,13 @@ def _podman(*arguments: str, env: dict[str, str]) -> str:
     return subprocess.run(["podman", *arguments], env=env, check=True, capture_output=True, text=True).stdout
 
 
-def _processes(word: str) -> list[str]:
-    """The numbers of processes whose command says this word."""
+def _processes(*words: str) -> list[str]:
+    """The numbers of processes whose command says these words."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if word in (path / "cmdline").read_text():
+            line = (path / "cmdline").read_text().replace("\0", " ")
+            if all(word in line for word in words):
                 found.append(path.name)
     return found
 

@@ -162,7 +162,7 @@ def test_build_argv() -> None:
         "src",
     )
     assert build_argv(PODMAN, *options).argv == ("podman", "build", "--tag", "app", *rest)
-    assert build_argv(BUILDAH, *options).argv == ("buildah", "build", "--tag", "app", "--layers", *rest)
+    assert build_argv(BUILDAH, *options).argv == ("buildah", "build", "--tag", "app", "--layers", "--force-rm", *rest)
     assert build_argv(NERDCTL, *options).argv == ("nerdctl", "--namespace", "k8s.io", "build", "--tag", "app", *rest)
     docker = build_argv(DOCKER, *options)
     assert docker.argv == ("docker", "build", "--tag", "app", *rest)
