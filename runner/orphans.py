@@ -12,20 +12,19 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from runner.journal import Journal, Process
-from runner.process_table import SESSION, START, kill_descendants, living, stat
+from runner.process_table import SESSION, START, kill_work, living, stat
 
 MARK: Final = "RUNNER_CHILD"
 """The variable that names a child in its environment."""
 GRACE_SECONDS: Final = 1.0
 _PAUSE: Final = 0.02
-_CLEARING_SECONDS: Final = 3.0
-"""Three times that of a run which ends its builder itself: here nobody waits for the prompt."""
+_CLEARING_SECONDS: Final = 5.0
 _LEAF_SECONDS: Final = 0.1
 _OF_PODMAN: Final = frozenset(
     {"aardvark-dns", "catatonit", "conmon", "pasta", "pasta.avx2", "rootlessport", "slirp4netns"}
@@ -50,10 +49,22 @@ class Ledger:
 
 
 def end(children: Iterable[Process]) -> list[str]:
-    """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive."""
+    """End these and all in their sessions: TERM, then KILL. Answers their programs, those that were alive.
+
+    Builders come last, and clear away before that.
+    """
     wanted = {child.mark: child for child in children}
-    groups = _alive({mark: child for mark, child in wanted.items() if child.leaves_first})
-    _let_clear_away([pid for pids in groups.values() for pid in pids])
+    builders = {mark: child for mark, child in wanted.items() if child.leaves_first}
+    ended = _end_sessions({mark: child for mark, child in wanted.items() if mark not in builders})
+    working = _alive(builders)
+    _let_clear_away([pid for pids in working.values() for pid in pids])
+    ended |= working.keys() | _end_sessions(builders)
+    return [child.program for mark, child in wanted.items() if mark in ended]
+
+
+def _end_sessions(wanted: dict[str, Process]) -> set[str]:
+    """Answers the marks of those that were alive."""
+    groups: dict[str, list[int]] = {}
 
     def look() -> set[int]:
         found = _alive(wanted)
@@ -61,7 +72,7 @@ def end(children: Iterable[Process]) -> list[str]:
         return {pid for pids in found.values() for pid in pids}
 
     _end(look)
-    return [wanted[mark].program for mark in groups]
+    return set(groups)
 
 
 def end_marked(run: str) -> None:
@@ -85,16 +96,30 @@ def _end(look: Callable[[], set[int]]) -> None:
 
 
 def _let_clear_away(pids: Iterable[int]) -> None:
-    """Kill what the leaders among these started, again and again, until they have nothing left to do but to clear away
-    and end. No event tells that one has started something.
+    """Kill what the leaders among these run, again and again, until they have nothing left to do but to clear away and
+    end. No event tells that one has started something. What they say is read, for a full pipe would hold them up.
     """
     leaders = [pid for pid in pids if _leads(pid)]
     limit = time.monotonic() + _CLEARING_SECONDS
-    while leaders and time.monotonic() < limit:
-        for pid in leaders:
-            kill_descendants(pid)
-        _await(leaders, _LEAF_SECONDS)
-        leaders = [pid for pid in leaders if _leads(pid)]
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(output) for pid in leaders for output in _outputs(pid)]
+        while leaders and time.monotonic() < limit:
+            for pid in leaders:
+                kill_work(pid)
+            _await(leaders, _LEAF_SECONDS)
+            for output in outputs:
+                while output.read(1 << 16):
+                    pass
+            leaders = [pid for pid in leaders if _leads(pid)]
+
+
+def _outputs(pid: int) -> Iterator[IO[bytes]]:
+    """The other ends of its standard output and error, where these are pipes."""
+    for path in (Path(f"/proc/{pid}/fd/1"), Path(f"/proc/{pid}/fd/2")):
+        with suppress(OSError):
+            end = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if path.is_fifo() else None
+            if end is not None:
+                yield os.fdopen(end, "rb", buffering=0)
 
 
 def _leads(pid: int) -> bool:

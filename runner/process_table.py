@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,8 @@ from typing import Final, NamedTuple
 START: Final = 19
 """Of `stat`: the moment of the process's start."""
 SESSION: Final = 3
+_RUNTIMES: Final = frozenset({"buildah-oci-runtime", "buildah-chroot-runtime", "crun", "runc"})
+_HELPER_SECONDS: Final = 1.0
 _PARENT: Final = 1
 
 
@@ -54,20 +57,37 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def kill_descendants(pid: int) -> None:
-    """Kill them, and leave alone the process itself, and itself once more: without root, podman and buildah start
-    themselves anew in a user namespace, with the same arguments.
+def kill_work(builder: int) -> None:
+    """Kill what a builder of images runs in containers, and leave alone who clears away after that: itself, itself once
+    more (without root, podman and buildah start themselves anew in a user namespace; a wrapper script starts them,
+    too), and its short-lived helpers, such as those that make and remove a container's network.
     """
-    own = _arguments(pid)
-    for descendant in descendants(pid):
-        if _arguments(descendant) != own:
+    _, *own = _command(builder)
+    home = _pid_namespace(builder)
+    for descendant in descendants(builder):
+        program, *arguments = _command(descendant)
+        if arguments in (own, own[1:]) or program.rpartition("/")[2] in _RUNTIMES:
+            continue
+        if _pid_namespace(descendant) != home or _age(descendant) > _HELPER_SECONDS:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(descendant, signal.SIGKILL)
 
 
-def _arguments(pid: int) -> list[bytes]:
-    """Without the name of the program."""
+def _pid_namespace(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:]
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
     except OSError:
-        return []
+        return ""
+
+
+def _age(pid: int) -> float:
+    """Seconds since its start; 0 when it is gone."""
+    fields = stat(pid)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[START]) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return [""]

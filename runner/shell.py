@@ -31,7 +31,7 @@ from typing import IO, Any, Protocol
 from runner.deadline import Deadline
 from runner.errors import CannotStart, CommandResult
 from runner.masking import mask
-from runner.process_table import kill_descendants
+from runner.process_table import kill_work
 
 # A child that prints more than this keeps its newest output; what was dropped is counted in a line of its own.
 KEEP_BYTES = 16 * 1024 * 1024
@@ -112,8 +112,9 @@ def run(command: Command, deadline: Deadline, on_line: OnLine | None = None) -> 
     with deadline.closing(child.wake):
         child.pump(deadline)
     if not child.exited:
-        if deadline.cancelled and command.leaves_first:
-            child.end_in_background(HURRIED_SECONDS)
+        if command.leaves_first:
+            child.end_in_background()
+            child.await_end(deadline)
         else:
             child.end(HURRIED_SECONDS if deadline.cancelled else GRACE_SECONDS)
         deadline.check()
@@ -143,8 +144,8 @@ class Child:
         self._code: int | None = None
         self._reaped: int | None = None
         self._ended = threading.Event()
-        self.ending = False
-        """Whether `end_in_background` was called."""
+        self._ending: Deadline | None = None
+        """Cancelled when what `end_in_background` began is over."""
         self._thread: threading.Thread | None = None
         _check_room(command)
         self._wake_read, self._wake_write = os.pipe()
@@ -174,6 +175,11 @@ class Child:
         return self._code is not None
 
     @property
+    def ending(self) -> bool:
+        """Whether `end_in_background` was called."""
+        return self._ending is not None
+
+    @property
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         return self._code
@@ -189,23 +195,32 @@ class Child:
         if self._thread is None:
             self.end(grace)
             return
-        if self.ending:
-            self._thread.join()
-            return
         self.signal(signal.SIGTERM)
         if not self._ended.wait(grace):
             self.signal(signal.SIGKILL)
         if self._thread is not threading.current_thread():
             self._thread.join(_KILLED_SECONDS)
 
-    def end_in_background(self, grace: float) -> None:
-        """`end`, with nobody who waits for it but `stop`, and nobody who hears what it says: after a signal, objects
-        are deleted at once, and not when a builder has cleared away.
-        """
+    def end_in_background(self) -> None:
+        """`end` in a thread of its own: after a signal objects are deleted at once, while a builder clears away."""
+        over = Deadline()
+
+        def body() -> None:
+            try:
+                self.end(HURRIED_SECONDS)
+            finally:
+                over.cancel("ended")
+
+        threading.Thread(target=body, name=f"end of {self.pid}", daemon=True).start()
+        self._ending = over
+
+    def await_end(self, deadline: Deadline) -> None:
+        """Return when what `end_in_background` began is over, or the deadline cancelled; nobody hears it after that."""
+        woken = threading.Event()
+        assert self._ending  # noqa: S101 - it has been called
+        with self._ending.closing(woken.set), deadline.closing(woken.set):
+            woken.wait()
         self._on_line = None
-        self.ending = True
-        self._thread = threading.Thread(target=self.end, args=(grace,), name=f"end of {self.pid}", daemon=True)
-        self._thread.start()
 
     def end(self, grace: float = GRACE_SECONDS) -> None:
         """`stop` for a child that is pumped by the caller's own thread."""
@@ -225,7 +240,7 @@ class Child:
         """Kill what it started, again and again, until it has nothing left to do but to clear away and end."""
         with Deadline(_CLEARING_SECONDS) as limit:
             while not self.exited and not limit.ended:
-                kill_descendants(self.pid)
+                kill_work(self.pid)
                 with limit.child(_LEAF_SECONDS) as briefly:
                     self.pump(briefly)
 

@@ -347,7 +347,7 @@ def test_after_a_signal_builders_clear_away_meanwhile(tmp_path: Path) -> None:
         shell.run(Command(("bash", "-c", script), cwd=tmp_path, leaves_first=True), deadline, on_line)
     (child,) = (child for child in shell.alive() if child.ending)
     (tmp_path / "go").write_text("\n")
-    child.stop()
+    child.await_end(Deadline())
 
     assert (child.code, said) == (0, ["begun"])
     assert (tmp_path / "cleared").exists()

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 2.0
 
 BUILDERS = ("docker", "podman", "buildah", "nerdctl")
-# They work in a container of their own, which they remove when what they run in it ends, and not when they are ended.
+# They work in a container of their own, which they remove when what they run in it ends, and not when they are ended
+# (a remote engine does so when its client is gone).
 _LEAVES_FIRST = ("podman", "buildah")
 
 # `docker save` takes a platform since this version of the engine's interface; without it, an image pulled for several
@@ -171,7 +172,7 @@ def build_argv(
         argv += ["--platform", platform]
     argv.append(f"./{context}" if context.startswith("-") else context)
     env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"} if builder.name == "docker" else {}
-    return Command(tuple(argv), env=env, leaves_first=builder.name in _LEAVES_FIRST)
+    return Command(tuple(argv), env=env, leaves_first=builder.name in _LEAVES_FIRST and not builder.remote)
 
 
 def id_argv(builder: Builder, image: str) -> Command:

@@ -193,13 +193,8 @@ def _run_all(
         ended = _verified(ended, shared)
         if shared.cluster:
             shared.cluster.close()
-        for child in shell.alive():
-            if not child.ending:
-                told = f"{child.command.argv[0]} was still running, and is ended"
-                shared.events.emit("warning", message=told, hint="")
-            child.stop()
-        orphans.end_marked(shared.id)
-    handover = any(not item.hopeless for workflow in ended for item in workflow.cleanup.left)
+        abandoned = _end_children(shared)
+    handover = abandoned or any(not item.hopeless for workflow in ended for item in workflow.cleanup.left)
     result = RunResult(
         run=shared.id,
         workflows=tuple(ended),
@@ -216,6 +211,27 @@ def _run_all(
     left = sum(len(workflow.cleanup.left) for workflow in ended)
     shared.journal.end(result.status, result.exit_code, left=left, handover=handover)
     return result
+
+
+def _end_children(shared: Run) -> bool:
+    """At the end none is alive; answers whether a builder that clears away is left to the watchdog after a signal."""
+    with shared.cleanup.child() as patience:
+        if shared.signal:
+            shared.hasten(patience)
+        for child in shell.alive():
+            program = child.command.argv[0]
+            if not child.ending:
+                shared.events.emit("warning", message=f"{program} was still running, and is ended", hint="")
+                child.stop()
+                continue
+            child.await_end(patience)
+            if not child.exited:
+                hint = "the watchdog ends it when it has, or in a few seconds"
+                shared.events.emit("warning", message=f"{program} has not cleared away yet", hint=hint)
+    abandoned = bool(shell.alive())
+    if not abandoned:
+        orphans.end_marked(shared.id)
+    return abandoned
 
 
 def _start(
@@ -367,7 +383,8 @@ def _left(shared: Run) -> None:
         lines = ["runner: left at once; nothing is left in the cluster"]
     terminal.write(sys.stderr, "\n" + "".join(f"{line}\n" for line in lines))
     for child in shell.alive():
-        child.signal(signal.SIGKILL)
+        if not child.command.leaves_first:  # the watchdog ends these: they must clear away
+            child.signal(signal.SIGKILL)
 
 
 def _report(options: Namespace, result: RunResult) -> None:

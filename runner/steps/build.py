@@ -13,7 +13,7 @@ id, is not sent again. After it was sent, the nodes are asked whether they reall
 what it was started with: when `apply` leaves an object as it was whose Pods still run the image of before, a warning
 names them and says what to type. Images and build cache stay after a run; they are a cache. A build leaves nothing
 else, however it ends: by a failure, its timeout, a signal, or when the runner itself is killed (SIGKILL). podman and
-buildah get 3 s then to remove the container in which they worked.
+buildah get some seconds then to remove the container in which they worked.
 
 kubelet asks a registry for an image without a tag (or with `:latest`) unless its manifest has an `imagePullPolicy`;
 `validate` warns of such an image that is built here. A build that fails ends with what went wrong in the Dockerfile,

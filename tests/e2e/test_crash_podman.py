@@ -115,8 +115,8 @@ def test_killed_run_leaves_neither_pod_nor_network(site: Site) -> None:
 def test_build_that_is_ended_leaves_nothing(
     tmp_path: Path, podman_env: dict[str, str], podman_image: str, builder: str, number: signal.Signals, moment: str
 ) -> None:
-    """Neither the container in which it works, nor that container's process, nor temporary files; whether it has only
-    begun or is in the middle of a RUN.
+    """Neither the container in which it works, nor that container's process, nor what the runtime (runc, crun) knows of
+    it, nor temporary files; whether it has only begun or is in the middle of a RUN.
     """
     name = f"crash-{secrets.token_hex(4)}"
     (tmp_path / "tmp").mkdir()
@@ -142,6 +142,8 @@ def test_build_that_is_ended_leaves_nothing(
 
         assert _processes(name) == []
         assert name not in _podman("ps", "--all", "--external", "--format={{.Names}}", env=env)
+        known = Path("/run").glob("*run*/buildah-*/stat*")
+        assert [path for path in known if str(tmp_path) in path.read_text(errors="replace")] == []
         assert list((tmp_path / "tmp").iterdir()) == []
     finally:
         _podman("rm", "--force", "--ignore", f"{name}-working-container", env=env)
