@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -22,6 +22,9 @@ from runner.cluster.protocol import Gone
 from runner.errors import StepFailed
 from runner.journal import Journal, Place, Undo, replay
 from runner.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from tests.conftest import FakeBin
 
 POD = Undo(id="run/1", engine="kubectl", api_version="v1", kind="Pod", name="a", namespace="demo", uid="u1")
 # A run that starts a child, waits for a line on its standard input, and says goodbye when it is told to.
@@ -310,3 +313,31 @@ def test_run_that_is_killed_while_its_watchdog_begins(tmp_path: Path, monkeypatc
     end = replay(tmp_path / "run").end
     assert end
     assert end.by == "watchdog"
+
+
+def test_second_signal_leaves_a_builder_to_it(fake_bin: FakeBin, tmp_path: Path) -> None:
+    """The run does not wait until that has cleared away, and the watchdog does."""
+    os.mkfifo(tmp_path / "begun")
+    os.mkfifo(tmp_path / "go")
+    works = "trap '' TERM; echo >begun; read <go; : >cleared; exit 125"
+    fake_bin.put("podman", f'[ "$1" = build ] || {{ echo podman version 4.3.1; exit; }}; {works}')
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    (tmp_path / "flow.yaml").write_text("steps: [{build: {image: app, builder: podman, load: false}}]")
+    own = {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "KUBECONFIG": os.devnull,
+    }
+    argv = [sys.executable, "-m", "runner", "flow.yaml"]
+    with subprocess.Popen(argv, cwd=tmp_path, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr
+        assert (tmp_path / "begun").read_text() == "\n"
+        for words in ("again: do not wait", "has not cleared away yet"):
+            run.send_signal(signal.SIGTERM)
+            assert any(words in line for line in run.stderr)
+        assert run.wait(30) == 128 + signal.SIGTERM
+    (tmp_path / "go").write_text("\n")
+    (journal,) = (tmp_path / "state/runner/runs").glob("*/journal.jsonl")
+    wait_until_over(journal.parent)
+
+    assert (tmp_path / "cleared").exists()
