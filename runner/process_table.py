@@ -68,12 +68,14 @@ def kill_work(builder: int) -> None:
         program, *arguments = _command(descendant)
         if arguments in (own, own[1:]) or program.rpartition("/")[2] in _RUNTIMES:
             continue
-        if _pid_namespace(descendant) != home or _age(descendant) > _HELPER_SECONDS:
+        space = _pid_namespace(descendant)
+        if (home and space and space != home) or _age(descendant) > _HELPER_SECONDS:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(descendant, signal.SIGKILL)
 
 
 def _pid_namespace(pid: int) -> str:
+    """Empty when it is gone, or may not be looked at."""
     try:
         return str(Path(f"/proc/{pid}/ns/pid").readlink())
     except OSError:

@@ -294,10 +294,14 @@ class Child:
         with self._draining:
             stream = self._streams[name]
             lines, more = stream.read()
-            if self._on_line:
-                for line in lines:
-                    self._on_line(name, line)
+            self._hand_on(name, lines)
             return more
+
+    def _hand_on(self, name: str, lines: Iterable[str]) -> None:
+        on_line = self._on_line  # `await_end` takes it away, from another thread
+        if on_line:
+            for line in lines:
+                on_line(name, line)
 
     def _await_exit(self) -> None:
         self._reaped = self._process.exit_code  # blocks in waitpid
@@ -310,9 +314,7 @@ class Child:
         for name, stream in self._streams.items():
             while not stream.closed and self._drain(name):
                 pass
-            for line in stream.finish():
-                if self._on_line:
-                    self._on_line(name, line)
+            self._hand_on(name, stream.finish())
         self._seconds = time.monotonic() - self._started
         self._code = code
         self._close_pipes()

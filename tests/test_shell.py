@@ -346,8 +346,9 @@ def test_after_a_signal_builders_clear_away_meanwhile(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         shell.run(Command(("bash", "-c", script), cwd=tmp_path, leaves_first=True), deadline, on_line)
     (child,) = (child for child in shell.alive() if child.ending)
-    (tmp_path / "go").write_text("\n")
-    child.await_end(Deadline())
+    with (tmp_path / "go").open("r+b", buffering=0) as go:  # nobody need read it
+        go.write(b"\n")
+        child.await_end(Deadline())
 
     assert (child.code, said) == (0, ["begun"])
     assert (tmp_path / "cleared").exists()

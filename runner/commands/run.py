@@ -228,7 +228,7 @@ def _end_children(shared: Run) -> bool:
             if not child.exited:
                 hint = "the watchdog ends it when it has, or in a few seconds"
                 shared.events.emit("warning", message=f"{program} has not cleared away yet", hint=hint)
-    abandoned = bool(shell.alive())
+    abandoned = any(child.ending for child in shell.alive())
     if not abandoned:
         orphans.end_marked(shared.id)
     return abandoned

@@ -367,7 +367,8 @@ def test_script_on_podman_works(runner: Runner, tmp_path: Path, podman_env: dict
     steps = [{"apply": {"kustomize": "over"}}, {"apply": {"manifest": pods["script-b"]}}]
     steps.append({"run": "podman pod exists script-a && podman pod exists script-b && echo both", "show": True})
     (tmp_path / "flow.yaml").write_text(json.dumps({"steps": steps}))
-    build = ["podman", "build", "--quiet", "--tag=localhost/runner-test-app:1", str(ROOT / "workflows/pythonapp")]
+    options = ["--quiet", "--label=of=tests", "--tag=localhost/runner-test-app:1"]
+    build = ["podman", "build", *options, str(ROOT / "workflows/pythonapp")]
     base = f"--build-arg=BASE={os.environ.get('BASE_IMAGE', 'docker.io/library/python:3-alpine')}"
     env = {**os.environ, **podman_env}
     subprocess.run([*build, base], env=env, check=True, stdout=subprocess.DEVNULL)

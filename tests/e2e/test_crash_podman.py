@@ -40,6 +40,7 @@ def podman_image(podman_env: dict[str, str]) -> str:
         "build",
         "--quiet",
         f"--tag={IMAGE}",
+        "--label=of=tests",  # an id of its own: others build pythonapp at the same time
         f"--build-arg=BASE={base}",
         str(ROOT / "workflows/pythonapp"),
     ]
@@ -130,28 +131,35 @@ def test_build_that_is_ended_leaves_nothing(
         "KUBECONFIG": os.devnull,
     }
     env = {**os.environ, **podman_env, **own}
-    subprocess.run(["podman", "tag", podman_image, f"localhost/{name}:1"], env=env, check=True)
+    # An image of its own: podman can lose a name of one that somebody else builds at this moment.
+    _podman("build", f"--tag=localhost/{name}:1", "-", env=env, stdin=f"FROM {podman_image}\nLABEL of={name}\n")
     try:
         argv = [sys.executable, "-m", "runner", "flow.yaml"]
-        process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _until(lambda: bool(_processes(name, moment)))
+        with (tmp_path / "output").open("w") as output:
+            process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=output, stderr=output)
+        _until(lambda: bool(_processes(name, moment)) or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "output").read_text()
         process.send_signal(number)
         assert process.wait() == (143 if number == signal.SIGTERM else -number)
         (folder,) = (tmp_path / "state/runner/runs").iterdir()
         _until(lambda: '{"end"' in (folder / "journal.jsonl").read_text())
 
         assert _processes(name) == []
-        assert name not in _podman("ps", "--all", "--external", "--format={{.Names}}", env=env)
+        # (`podman ps` fails when the container of somebody else goes while it looks)
+        exists = ["podman", "container", "exists", "--external", f"{name}-working-container"]
+        assert subprocess.run(exists, env=env, check=False).returncode == 1
         known = Path("/run").glob("*run*/buildah-*/stat*")
         assert [path for path in known if str(tmp_path) in path.read_text(errors="replace")] == []
         assert list((tmp_path / "tmp").iterdir()) == []
     finally:
         _podman("rm", "--force", "--ignore", f"{name}-working-container", env=env)
-        _podman("untag", f"localhost/{name}:1", f"localhost/{name}:1", env=env)
+        _podman("rmi", f"localhost/{name}:1", env=env)
 
 
-def _podman(*arguments: str, env: dict[str, str]) -> str:
-    return subprocess.run(["podman", *arguments], env=env, check=True, capture_output=True, text=True).stdout
+def _podman(*arguments: str, env: dict[str, str], stdin: str = "") -> None:
+    argv = ["podman", *arguments]
+    answer = subprocess.run(argv, input=stdin, env=env, check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
 
 
 def _processes(*words: str) -> list[str]:

@@ -121,7 +121,15 @@ def exists(kind: str, name: str) -> bool:
 def image(podman_env: dict[str, str]) -> str:
     """A web server on port 5000 that says hello."""
     base = os.environ.get("BASE_IMAGE", "docker.io/library/python:3-alpine")
-    shell_podman("build", "--tag", IMAGE, f"--build-arg=BASE={base}", str(ROOT / "workflows" / "pythonapp"))
+    argv = [
+        "build",
+        "--tag",
+        IMAGE,
+        "--label=of=tests",
+        f"--build-arg=BASE={base}",
+        str(ROOT / "workflows" / "pythonapp"),
+    ]
+    shell_podman(*argv)  # with an id of its own: others build pythonapp at the same time
     if not exists("network", DEFAULT_NETWORK):  # podman makes it for the first Pod of a machine
         shell_podman("network", "create", DEFAULT_NETWORK)
     return IMAGE
