@@ -16,7 +16,7 @@ test: lint  ## install what the tests need; check the code and run the fast test
 	@$(PYTEST) -m "not e2e and not podman and not soak" --numprocesses=2 --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR) $(ARGS)
 
 e2e:  ## run the tests that need a cluster: on KUBECONFIG=..., or on a Kubernetes that is built and started here
-	@.ci/with-cluster $(PYTEST) -m "e2e or podman" --numprocesses=3 --dist=loadgroup $(ARGS)
+	@.ci/with-cluster $(PYTEST) -m "e2e or podman" --numprocesses=3 $(ARGS)
 
 soak:  ## end runs in every way at 233 moments, 20,000 requests through forwards, no API server for 30 s (20 minutes, needs a cluster)
 	@AWAY_SECONDS=30 .ci/with-cluster $(PYTEST) -m "soak or e2e" -k "soak or away" --numprocesses=4 \

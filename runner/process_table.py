@@ -15,7 +15,7 @@ START: Final = 19
 """Of `stat`: the moment of the process's start."""
 SESSION: Final = 3
 _RUNTIMES: Final = frozenset({"buildah-oci-runtime", "buildah-chroot-runtime", "crun", "runc"})
-_HELPER_SECONDS: Final = 1.0
+_HELPER_SECONDS = 2.0
 _PARENT: Final = 1
 
 
@@ -64,14 +64,16 @@ def kill_work(builder: int) -> None:
     """
     _, *own = _command(builder)
     home = _pid_namespace(builder)
-    for descendant in descendants(builder):
-        program, *arguments = _command(descendant)
-        if arguments in (own, own[1:]) or program.rpartition("/")[2] in _RUNTIMES:
+    commands = {pid: _command(pid) for pid in descendants(builder)}
+    runtimes = {pid for pid, (program, *_) in commands.items() if program.rpartition("/")[2] in _RUNTIMES}
+    for pid, (_, *arguments) in commands.items():
+        if pid in runtimes or arguments in (own, own[1:]):
             continue
-        space = _pid_namespace(descendant)
-        if (home and space and space != home) or _age(descendant) > _HELPER_SECONDS:
+        space = _pid_namespace(pid)
+        # A container whose network fails when it was made, and has not begun, stays known to the runtime.
+        if (home and space and space != home) or (not runtimes and _age(pid) > _HELPER_SECONDS):
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(descendant, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def _pid_namespace(pid: int) -> str:

@@ -131,13 +131,17 @@ def example(tmp_path: Path) -> Callable[[str], Path]:
 # --- real engines: tests that are marked e2e or podman
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture(autouse=True)
+def _alone_on_the_machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Of the tests that share things of this machine (podman's Pods and network, the image of the examples), one runs
-    at a time; the example on podman shares both.
+    at a time, in whichever process. (The groups of pytest-xdist 3.8 have no effect with pytest 9.2.)
     """
-    for item in items:
-        if item.get_closest_marker("example") or item.get_closest_marker("podman"):
-            item.add_marker(pytest.mark.xdist_group("machine"))
+    if not any(request.node.get_closest_marker(name) for name in ("example", "podman")):
+        yield
+        return
+    with (tmp_path_factory.getbasetemp().parent / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

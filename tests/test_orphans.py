@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from runner import orphans
+from runner import orphans, process_table
 from runner.cli import main
 from runner.journal import Process
 
@@ -49,8 +49,9 @@ def test_one_that_ignores_sigterm_is_killed() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["number", "mark"])
-def test_a_builder_clears_away(known: bool, tmp_path: Path) -> None:
+def test_a_builder_clears_away(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it starts is ended, one after the other, until it ends by itself; nothing that it says holds it up."""
+    monkeypatch.setattr(process_table, "_HELPER_SECONDS", 0.2)
     script = "trap '' TERM; for i in 1 2; do echo $i; sleep 300; done; printf '%0200000d' 1; : >cleared"
     env = {**os.environ, orphans.MARK: "run/7"}
     argv = ["bash", "-c", script]
@@ -65,8 +66,9 @@ def test_a_builder_clears_away(known: bool, tmp_path: Path) -> None:
     assert (tmp_path / "cleared").exists()
 
 
-def test_a_builder_without_root_is_two_processes(tmp_path: Path) -> None:
+def test_a_builder_without_root_is_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for itself in a user namespace, and that is who clears away."""
+    monkeypatch.setattr(process_table, "_HELPER_SECONDS", 0.2)
     (tmp_path / "builder.sh").write_text("""\
 trap '' TERM
 [ -n "$INNER" ] || { INNER=1 bash builder.sh build; exit; }

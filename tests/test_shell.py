@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import masking, shell
+from runner import masking, process_table, shell
 from runner.deadline import Deadline
 from runner.errors import Cancelled, CannotStart, TimedOut
 from runner.shell import Command
@@ -317,8 +317,9 @@ def test_dropped_output_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines[-1] == "149999"
 
 
-def test_builders_clear_away_after_what_they_started() -> None:
+def test_builders_clear_away_after_what_they_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of these the leaves are ended, and they themselves only when they do not end by that."""
+    monkeypatch.setattr(process_table, "_HELPER_SECONDS", 0.2)
     said: list[str] = []
     script = "trap '' TERM; sleep 300; echo cleared"
     with pytest.raises(TimedOut), Deadline(0.5) as deadline:
@@ -332,8 +333,9 @@ def test_builders_clear_away_after_what_they_started() -> None:
     assert time.monotonic() - began < 10
 
 
-def test_after_a_signal_builders_clear_away_meanwhile(tmp_path: Path) -> None:
+def test_after_a_signal_builders_clear_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for that before the end."""
+    monkeypatch.setattr(process_table, "_HELPER_SECONDS", 0.2)
     os.mkfifo(tmp_path / "go")
     said: list[str] = []
     script = "trap '' TERM; echo begun; sleep 300; read <go; echo late; : >cleared"
